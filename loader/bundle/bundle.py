@@ -1,0 +1,105 @@
+"""A bundle on disk: the read side, for the server and for `pantry verify`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from loader.bundle.digest import digest_of
+from loader.bundle.errors import BundleError, ManifestInvalid
+from loader.bundle.manifest import MANIFEST_NAME, Asset, Manifest
+from loader.bundle.model_config import MODEL_CONFIG_NAME, ModelConfig, parse_model_config
+from loader.bundle.verified import VerifiedReader
+
+_PICKLE_ENDINGS = (".pkl", ".pickle", ".p")
+
+
+class Bundle:
+    """One bundle's directory and manifest. Every byte read through it is checked against the manifest.
+
+    Attributes:
+        directory: where it is.
+        manifest: what it holds.
+        digest: of the bytes of its manifest.json; identifies it.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
+        self.directory, self.manifest, self.digest = directory, manifest, digest
+
+    @classmethod
+    def open(cls, directory: Path) -> Bundle:
+        """Open a bundle by its directory; no asset is read yet.
+
+        Raises:
+            ManifestInvalid: there is no manifest, or none that can be followed.
+        """
+        path = directory / MANIFEST_NAME
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ManifestInvalid(
+                f"{path} cannot be read: {error.strerror}", hint="Only a synced or published bundle has a manifest"
+            ) from error
+        return cls(directory, Manifest.decode(data, str(path)), digest_of(data))
+
+    def reader(self, path: str, progress: Callable[[int], None] = lambda count: None) -> io.BufferedReader:
+        """Open an asset as a verified stream.
+
+        Args:
+            path: the asset's path in the manifest.
+            progress: called with the number of bytes newly verified.
+
+        Raises:
+            BundleError: the manifest has no such asset.
+            DigestMismatch: the file is not what the manifest says; also raised by reads.
+        """
+        raw = VerifiedReader(self.directory / path, self.asset(path), self.manifest.chunk_size, progress)
+        return io.BufferedReader(raw, 256 * 1024)
+
+    def read(self, path: str) -> bytes:
+        """Return the verified bytes of a small asset.
+
+        Raises:
+            BundleError: as `reader`.
+        """
+        with self.reader(path) as stream:
+            return stream.read()
+
+    def asset(self, path: str) -> Asset:
+        """Return an asset by its path.
+
+        Raises:
+            BundleError: the manifest has no such asset.
+        """
+        if (asset := self.manifest.find(path)) is None:
+            raise BundleError(f"{self.directory} has no asset {path!r}", hint="Its manifest.json lists what it has")
+        return asset
+
+    def config(self) -> ModelConfig:
+        """Read the bundle's model.yaml, or the defaults where it has none.
+
+        Raises:
+            ModelConfigInvalid: it cannot be followed.
+            DigestMismatch: it is not what the manifest says.
+        """
+        if self.manifest.find(MODEL_CONFIG_NAME) is None:
+            return ModelConfig()
+        return parse_model_config(self.read(MODEL_CONFIG_NAME), str(self.directory / MODEL_CONFIG_NAME))
+
+    def pickle_asset(self, config: ModelConfig) -> Asset:
+        """Return the asset that holds the model: the one that model.yaml names, else the only pickle there is.
+
+        Raises:
+            BundleError: there is no such asset, no pickle, or more than one.
+        """
+        if config.asset is not None:
+            return self.asset(config.asset)
+        found = [asset for asset in self.manifest.assets if asset.path.lower().endswith(_PICKLE_ENDINGS)]
+        if len(found) != 1:
+            names = ", ".join(asset.path for asset in found[:5]) or "none"
+            raise BundleError(
+                f"{self.directory}: expected one pickle ({', '.join(_PICKLE_ENDINGS)}), found {names}",
+                hint="Name the model's file as `asset:` in model.yaml",
+            )
+        return found[0]

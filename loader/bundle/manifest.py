@@ -1,0 +1,166 @@
+"""The manifest: the list of a bundle's assets, and the bundle's identity.
+
+`manifest.json` is UTF-8 JSON:
+
+    {"formatVersion": 1,
+     "chunkSize": 4194304,                     bytes that one entry of "chunks" covers
+     "assets": [
+       {"path": "model.pkl",                   relative, "/" between parts
+        "size": 9437184,                       bytes
+        "digest": "sha256:…",                  of the whole file
+        "chunks": ["sha256:…", …],             of each chunkSize bytes in order, the last one shorter;
+                                               absent where one chunk is the whole file
+        "pin": {"generation": "17…", "crc32c": "AAAAAA=="}}   the object it came from; only where the
+     ]}                                                       bucket's prefix has no manifest of its own
+
+Assets are sorted by path. The digest of these bytes identifies the bundle. On a volume the manifest is
+written last: its presence means that every asset is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from loader.bundle.digest import digest_of, is_digest
+from loader.bundle.errors import ManifestInvalid
+
+MANIFEST_NAME = "manifest.json"
+CHUNK_SIZE = 4 * 1024 * 1024  # bytes: small enough to verify in private memory, large enough to cost one request
+MAX_PATH_BYTES = 1024  # the longest object name that Cloud Storage allows
+
+
+class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The one state of an object that an asset was made from."""
+
+    generation: str
+    crc32c: str = ""
+
+
+class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One file of a bundle: relative path, size in bytes, digest, and the digests of its chunks."""
+
+    path: str
+    size: int
+    digest: str
+    chunks: tuple[str, ...] = ()
+    pin: Pin | None = None
+
+    def chunk_digest(self, index: int) -> str:
+        """Return the digest of one chunk; where one chunk is the whole file, the file's own."""
+        return self.chunks[index] if self.chunks else self.digest
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The assets of one bundle, sorted by path."""
+
+    assets: tuple[Asset, ...]
+    chunk_size: int = CHUNK_SIZE
+    format_version: int = 1
+
+    @classmethod
+    def of(cls, assets: list[Asset]) -> Manifest:
+        """Make a manifest of assets in any order.
+
+        Raises:
+            ManifestInvalid: two assets cannot both be files of one directory, or a path leaves it.
+        """
+        manifest = cls(assets=tuple(sorted(assets, key=lambda asset: asset.path)))
+        _check(manifest)
+        return manifest
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> Manifest:
+        """Read and check a manifest.
+
+        Args:
+            data: the bytes of `manifest.json`.
+            where: what to call it in an error.
+
+        Raises:
+            ManifestInvalid: not JSON of this format, or it describes impossible files.
+        """
+        try:
+            manifest = msgspec.json.decode(data, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ManifestInvalid(
+                f"{where} is not a bundle's manifest: {error}", hint="Publish the bundle again with `pantry publish`"
+            ) from error
+        if manifest.format_version != 1:
+            raise ManifestInvalid(
+                f"{where} has formatVersion {manifest.format_version}, expected 1", hint="Use a newer Pantry to read it"
+            )
+        _check(manifest, where)
+        return manifest
+
+    def encode(self) -> bytes:
+        """Return the bytes of `manifest.json`: equal manifests have equal bytes."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """The digest of the encoded manifest."""
+        return digest_of(self.encode())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all assets together."""
+        return sum(asset.size for asset in self.assets)
+
+    def find(self, path: str) -> Asset | None:
+        """Return the asset at a path, or None."""
+        return next((asset for asset in self.assets if asset.path == path), None)
+
+
+def chunk_ranges(size: int, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, int, int]]:
+    """Yield (index, start, end) of every chunk of a file; an empty file has none."""
+    for index, start in enumerate(range(0, size, chunk_size)):
+        yield index, start, min(start + chunk_size, size)
+
+
+def path_problem(path: str) -> str | None:
+    """Tell in a few words why a path cannot name an asset, or None where it can."""
+    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+        return f"is longer than {MAX_PATH_BYTES} bytes"
+    if not path.isprintable() or "\\" in path:
+        return "has a control character, a backslash or a character that is not text"
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "is absolute, or has an empty, '.' or '..' part"
+    if any(len(part.encode()) > 255 for part in parts):
+        return "has a part longer than 255 bytes"
+    if path == MANIFEST_NAME or parts[0] in (".pack", ".staging"):
+        return "is a name that Pantry keeps for itself"
+    return None
+
+
+def _check(manifest: Manifest, where: str = "the bundle") -> None:
+    """Refuse what could not be written as files, or read back chunk by chunk."""
+    if manifest.chunk_size <= 0:
+        raise ManifestInvalid(f"{where}: chunkSize is {manifest.chunk_size}, expected more than 0")
+    if not manifest.assets:
+        raise ManifestInvalid(f"{where} lists no assets, expected at least one")
+    folders: set[str] = set()
+    seen: dict[str, str] = {}
+    for asset in manifest.assets:
+        if problem := path_problem(asset.path):
+            raise ManifestInvalid(f"{where}: the asset name {asset.path[:120]!r} {problem}", hint="Rename the object")
+        if twin := seen.get(asset.path.casefold()):
+            raise ManifestInvalid(
+                f"{where}: {asset.path!r} and {twin!r} are one name where case does not count", hint="Rename one"
+            )
+        seen[asset.path.casefold()] = asset.path
+        parts = asset.path.casefold().split("/")
+        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        _check_digests(asset, manifest.chunk_size, where)
+    for path in folders & seen.keys():
+        raise ManifestInvalid(f"{where}: {seen[path]!r} is both a file and a folder", hint="Rename one of them")
+
+
+def _check_digests(asset: Asset, chunk_size: int, where: str) -> None:
+    if asset.size < 0 or not all(is_digest(digest) for digest in (asset.digest, *asset.chunks)):
+        raise ManifestInvalid(f"{where}: {asset.path} has a size or a digest of no valid form")
+    count = -(-asset.size // chunk_size)
+    if len(asset.chunks) != (count if count > 1 else 0):
+        raise ManifestInvalid(f"{where}: {asset.path} has {len(asset.chunks)} chunk digests, expected {count}")

@@ -1,0 +1,88 @@
+"""model.yaml: how a bundle wants to be served. Every key is optional; DESIGN section 3 has the whole file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from loader.bundle import yaml_struct
+from loader.bundle.errors import ModelConfigInvalid
+
+MODEL_CONFIG_NAME = "model.yaml"
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]
+
+
+class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an image becomes one row of a tensor.
+
+    Attributes:
+        size: width and height in pixels that the model expects; an image is resized to it.
+        mode: "L" for grey, one number a pixel; "RGB" for three.
+        maximum: what the brightest value, 255, becomes; the darkest is 0.
+    """
+
+    size: tuple[int, int]
+    mode: Literal["L", "RGB"] = "L"
+    maximum: float = 255.0
+
+
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One declared input: -1 in its shape is any size, and its first dimension counts the rows."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    image: ImageSpec | None = None
+
+
+class OutputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One declared output; with labels, whole numbers are answered as the label of that index in V1 and the short forms."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
+
+
+class AnswerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the short forms call one answer, and several."""
+
+    one: str = "prediction"
+    many: str = "predictions"
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of a model.yaml."""
+
+    asset: str | None = None
+    predictor: str | None = None
+    inputs: tuple[InputSpec, ...] = ()
+    outputs: tuple[OutputSpec, ...] = ()
+    answer: AnswerSpec = AnswerSpec()
+    golden: str | None = None
+
+
+def parse_model_config(text: bytes, where: str) -> ModelConfig:
+    """Read the content of a model.yaml.
+
+    Args:
+        text: UTF-8 YAML; empty means every default.
+        where: what to call it in an error.
+
+    Raises:
+        ModelConfigInvalid: not YAML, an unknown key, a value of the wrong type, or a predictor of no valid form.
+    """
+    config = yaml_struct.decode(text or b"{}", ModelConfig, where, ModelConfigInvalid)
+    specs: list[InputSpec | OutputSpec] = [*config.inputs, *config.outputs]
+    for spec in specs:
+        if not spec.shape or any(size < -1 or size == 0 for size in spec.shape):
+            raise ModelConfigInvalid(
+                f"{where}: {spec.name} has shape {list(spec.shape)}, expected sizes above 0, or -1 for any"
+            )
+    if config.predictor is not None and config.predictor.count(":") != 1:
+        raise ModelConfigInvalid(f"{where}: predictor is {config.predictor!r}, expected FILE.py:CLASS")
+    return config

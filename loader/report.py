@@ -1,0 +1,131 @@
+"""Saying what is going on: lines for a person on a terminal, one JSON line an event elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Literal, TextIO
+
+from loader.bundle.sync_status import SyncStatus, write_sync_status
+from loader.staging import volume_errors
+
+LOG_EVERY_SECONDS = 5.0
+TERMINAL_EVERY_SECONDS = 0.2
+STATUS_EVERY_SECONDS = 1.0
+
+
+class Report:
+    """Writes events to a stream, in the form that suits it."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self.terminal = self._stream.isatty()
+        self._unfinished = False
+
+    def event(self, phase: str, text: str, **fields: str | int | float) -> None:
+        """Report one event: `text` for people, phase and fields for programs."""
+        if self.terminal:
+            self._line(text)
+        else:
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            print(json.dumps({"time": now, "phase": phase, "message": text, **fields}), file=self._stream, flush=True)
+
+    def passing(self, text: str) -> None:
+        """Show a line on the terminal that the next one replaces."""
+        self._stream.write(f"\r\x1b[K{text}")
+        self._stream.flush()
+        self._unfinished = True
+
+    def _line(self, text: str) -> None:
+        if self._unfinished:
+            self._stream.write("\r\x1b[K")
+        self._unfinished = False
+        print(text, file=self._stream, flush=True)
+
+
+class SyncProgress:
+    """Tells how far one bundle's sync is: on the report, and on the volume, where the server reads it."""
+
+    def __init__(self, report: Report, root: Path, model: str, version: str) -> None:
+        self._report, self._root, self._model, self._version = (report, root, model, version)
+        self._bytes = self._total = 0
+        self._began = self._told = self._written = time.monotonic()
+
+    def phase(self, phase: Literal["syncing", "verifying", "synced"], text: str, total: int | None = None) -> None:
+        """Enter a phase.
+
+        Args:
+            phase: the word for programs.
+            text: the sentence for people.
+            total: bytes that the whole bundle has, where that is known by now.
+
+        Raises:
+            VolumeError: the volume cannot be written.
+        """
+        self._total = self._total if total is None else total
+        if phase == "synced":
+            self._bytes = self._total
+        self._write(SyncStatus(phase, self._bytes, self._total))
+        self._say(phase, text)
+
+    def failed(self, reason: str) -> None:
+        """Report why there will be no bundle, on the volume too where that can be written."""
+        self._say("failed", f"{self._model} {self._version}: {reason}")
+        self._write(SyncStatus("failed", self._bytes, self._total, reason))
+
+    def advance(self, count: int, name: str) -> None:
+        """Count bytes that are there and right now.
+
+        Args:
+            count: bytes.
+            name: of the file they belong to.
+        """
+        self._bytes += count
+        now = time.monotonic()
+        if now - self._written >= STATUS_EVERY_SECONDS:
+            self._written = now
+            self._write(SyncStatus("syncing", self._bytes, self._total))
+        if now - self._told >= (TERMINAL_EVERY_SECONDS if self._report.terminal else LOG_EVERY_SECONDS):
+            self._told = now
+            self._tell(now - self._began, name)
+
+    def _tell(self, seconds: float, name: str) -> None:
+        rate = self._bytes / max(seconds, 0.001)
+        left = (self._total - self._bytes) / max(rate, 1.0)
+        text = (
+            f"{self._model} {self._version}: {human_bytes(self._bytes)} of {human_bytes(self._total)}, "
+            f"{human_bytes(rate)}/s, {left:.0f} s left, {name}"
+        )
+        if self._report.terminal:
+            self._report.passing(text)
+        else:
+            self._say("syncing", text, bytesPerSecond=int(rate), secondsLeft=int(left), file=name)
+
+    def _say(self, phase: str, text: str, **more: str | int | float) -> None:
+        self._report.event(
+            phase,
+            text,
+            model=self._model,
+            version=self._version,
+            bytes=self._bytes,
+            totalBytes=self._total,
+            seconds=round(time.monotonic() - self._began, 3),
+            **more,
+        )
+
+    def _write(self, status: SyncStatus) -> None:
+        with volume_errors(self._root):
+            write_sync_status(self._root, self._model, self._version, status)
+
+
+def human_bytes(count: float) -> str:
+    """Return a byte count as people read it, such as 1.2 GiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            break
+        count /= 1024
+    else:
+        unit = "TiB"
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -1,0 +1,191 @@
+"""The write side of a volume: unique staging directories, durable files, the one rename that publishes, pruning.
+
+Correctness rests on unique names and on rename, never on a lock: locks lie on some network file systems. Whatever is
+killed whenever, a directory under its final name is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from loader.bundle.bundle import Bundle
+from loader.bundle.errors import ManifestInvalid
+from loader.bundle.manifest import MANIFEST_NAME, Manifest
+from loader.bundle.sync_status import read_sync_status
+from loader.bundle.volume import bundle_directory, staging_directory, status_path
+from loader.errors import Immutable, VolumeError
+
+SPARE_BYTES = 16 * 1024 * 1024  # left free beside a bundle: manifest, directories, status
+
+
+def existing_bundle(root: Path, model: str, version: str) -> Bundle | None:
+    """Return the bundle of a version on the volume, or None.
+
+    Raises:
+        VolumeError: something else has its name.
+    """
+    directory = bundle_directory(root, model, version)
+    if not directory.exists():
+        return None
+    try:
+        return Bundle.open(directory)
+    except ManifestInvalid as error:
+        raise VolumeError(
+            f"{directory} is there but is no bundle: {error.message}", hint="Move it away, then sync again"
+        ) from error
+
+
+def begin(root: Path, model: str, version: str, content: str) -> Path:
+    """Return a staging directory of this run's own, continuing what a killed run of the same content left.
+
+    Args:
+        root: the volume.
+        model: whose bundle.
+        version: which bundle.
+        content: names the content; what was staged of another content of this version is removed.
+
+    Raises:
+        VolumeError: the volume cannot be written.
+    """
+    home = staging_directory(root, model)
+    mine = home / f"{version}-{content}-{uuid.uuid4().hex[:12]}"
+    with volume_errors(root):
+        home.mkdir(parents=True, exist_ok=True)
+        for left in sorted(home.iterdir()):
+            if left.name.startswith(f"{version}-{content}-") and not mine.exists():
+                with contextlib.suppress(FileNotFoundError):  # another run was quicker
+                    left.rename(mine)
+            elif _version_of(left.name) == version:
+                shutil.rmtree(left, ignore_errors=True)
+        mine.mkdir(exist_ok=True)
+    return mine
+
+
+def require_space(root: Path, needed: int) -> None:
+    """Check that the volume has room, before the first byte.
+
+    Args:
+        root: the volume.
+        needed: bytes still to be written.
+
+    Raises:
+        VolumeError: it has not.
+    """
+    with volume_errors(root):
+        free = shutil.disk_usage(root).free
+    if free < needed + SPARE_BYTES:
+        raise VolumeError(
+            f"{root} has {free:,} bytes free, the bundle needs {needed + SPARE_BYTES:,}",
+            hint="Enlarge the volume (storage.size in the chart), or retain fewer versions",
+        )
+
+
+def staged_bytes(staging: Path) -> int:
+    """Return how many bytes a staging directory holds already."""
+    return sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+
+
+def commit(root: Path, model: str, version: str, staging: Path, manifest: bytes) -> None:
+    """Give a staged bundle its final name: manifest last, everything durable, one rename.
+
+    Args:
+        root: the volume.
+        model: whose bundle.
+        version: which bundle.
+        staging: the directory; its files are durable already.
+        manifest: the bytes of manifest.json.
+
+    Raises:
+        Immutable: another run was quicker, with other content.
+        VolumeError: the volume refused; nothing has the final name.
+    """
+    final = bundle_directory(root, model, version)
+    with volume_errors(root):
+        keep = {asset.path for asset in Manifest.decode(manifest, "the manifest").assets}
+        for path in [path for path in staging.rglob("*") if path.is_file()]:
+            if path.relative_to(staging).as_posix() not in keep:
+                path.unlink()
+        with (staging / MANIFEST_NAME).open("wb") as file:
+            file.write(manifest)
+            file.flush()
+            os.fsync(file.fileno())
+        for folder, _, _ in os.walk(staging, topdown=False):
+            _sync_directory(Path(folder))
+        try:
+            staging.rename(final)
+        except OSError:
+            there = existing_bundle(root, model, version)  # lost a race against a run of the same version
+            if there is None:
+                raise
+            if there.manifest != Manifest.decode(manifest, "the manifest"):
+                raise Immutable(f"{final} was made by another sync with other content") from None
+            shutil.rmtree(staging, ignore_errors=True)
+        _sync_directory(final.parent)
+        _sync_directory(root)
+
+
+def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
+    """Remove the bundles of a model that were desired longest ago, and return their versions.
+
+    Args:
+        root: the volume.
+        model: whose bundles.
+        desired: the version that stays in any case.
+        retain: how many bundles stay, at least 1.
+
+    Raises:
+        VolumeError: the volume refused.
+    """
+    with volume_errors(root):
+        others = [
+            path
+            for path in (root / model).iterdir()
+            if not path.name.startswith(".") and path.name != desired and (path / MANIFEST_NAME).is_file()
+        ]
+        others.sort(key=lambda path: _last_wanted(root, model, path.name), reverse=True)
+        gone = others[max(retain - 1, 0) :]
+        for path in gone:
+            trash = staging_directory(root, model) / f"{path.name}-pruned-{uuid.uuid4().hex[:12]}"
+            path.rename(trash)  # first, so that no half-removed directory ever has a bundle's name
+            shutil.rmtree(trash)
+            status_path(root, model, path.name).unlink(missing_ok=True)
+    return [path.name for path in gone]
+
+
+@contextlib.contextmanager
+def volume_errors(root: Path) -> Iterator[None]:
+    """Turn the operating system's refusals on the volume into one sentence.
+
+    Raises:
+        VolumeError: full, read-only, gone, or not permitted.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise VolumeError(
+            f"the volume {root} refused: {error.strerror or error} ({error.filename or 'writing'})",
+            hint="Check that it is mounted, writable by this user, and not full; then sync again",
+        ) from error
+
+
+def _last_wanted(root: Path, model: str, version: str) -> float:
+    """Every sync of a version touches its status: the newest is the one to roll back to."""
+    status = read_sync_status(root, model, version)
+    return status.updated if status else 0.0
+
+
+def _version_of(name: str) -> str:
+    return name.rsplit("-", 2)[0]
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
