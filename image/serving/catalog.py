@@ -1,0 +1,68 @@
+"""Which models there are: those that this generation holds, and those that the supervisor says are on their way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving.errors import ModelNotReady, NotFound
+from serving.model import Model
+from serving.state import ModelState, ServerState, read_state, sentence
+
+WANTED_DIRECTORY = "wanted"
+
+
+class Catalog:
+    """Finds models by name and version, or says why they cannot answer.
+
+    Args:
+        models: loaded, by name.
+        runtime: the directory that the supervisor shares with its generations.
+    """
+
+    def __init__(self, models: dict[str, Model], runtime: Path) -> None:
+        self._models, self._runtime = models, runtime
+
+    @property
+    def state(self) -> ServerState:
+        """What the supervisor said last."""
+        return read_state(self._runtime)
+
+    @property
+    def default(self) -> str:
+        """The name of the first model of models.yaml.
+
+        Raises:
+            ModelNotReady: there is no model at all.
+        """
+        models = self.state.models
+        if not models:
+            raise ModelNotReady("the server has no models: models.yaml lists none")
+        return models[0].name
+
+    def describe(self, name: str) -> ModelState:
+        """Return where a model is.
+
+        Raises:
+            NotFound: no such model.
+        """
+        if (state := self.state.find(name)) is None:
+            raise NotFound(f"model {name[:100]!r} is unknown; GET / lists the models")
+        return state
+
+    def get(self, name: str, version: str | None = None) -> Model:
+        """Return a model that can answer.
+
+        Raises:
+            NotFound: no such model or version.
+            ModelNotReady: it is not loaded.
+        """
+        model = self._models.get(name)
+        if model is not None and version in (None, model.version):
+            return model
+        state = self.describe(name)
+        if version not in (None, state.version):
+            held = f"; version {model.version} is" if model else ""
+            raise NotFound(f"version {(version or '')[:100]!r} of model {name} is not served{held}")
+        if state.on_demand and model is None:
+            (self._runtime / WANTED_DIRECTORY / name).touch()
+        raise ModelNotReady(sentence(state))

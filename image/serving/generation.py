@@ -1,0 +1,128 @@
+"""A generation: one gunicorn master that loads a set of bundles once and forks workers that answer from them.
+
+Run as `python -m serving.generation SPEC`, with the listening socket and a pipe inherited. On the pipe it tells the
+supervisor what it does, one JSON object a line (see `messages`). SIGTERM drains it: it stops accepting, answers what is in
+flight with "Connection: close", gives idle connections time for one more request, and exits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers import gthread
+
+from loader.bundle.bundle import Bundle
+from loader.bundle.errors import PantryError
+from serving import theano_compat
+from serving.app import create_app
+from serving.messages import BundleRef, GenerationSpec, Message
+from serving.model import Model, load_model
+from serving.state import Phase
+
+PROGRESS_EVERY_SECONDS = 0.5
+PR_SET_PDEATHSIG = 1
+
+
+class GenerationServer(BaseApplication):
+    """Gunicorn, configured from a GenerationSpec."""
+
+    def __init__(self, spec: GenerationSpec) -> None:
+        self._spec = spec
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand gunicorn its settings."""
+        settings, spec = self._spec.settings, self._spec
+        # A stopping worker gives idle kept-alive connections this long to send one more request. Gunicorn's own two
+        # seconds are too short for clients that pause.
+        gthread.STOP_KEEPALIVE_LINGER = max(1.0, settings.drain_seconds * 0.5)  # type: ignore[attr-defined]
+        for name, value in {
+            "bind": f"fd://{spec.listener}",
+            "workers": settings.workers,
+            "threads": settings.threads,
+            "worker_class": "gthread",
+            "worker_connections": 1000,
+            "worker_tmp_dir": _memory_directory(),
+            "preload_app": True,
+            "keepalive": settings.keepalive_seconds,
+            "graceful_timeout": settings.drain_seconds,
+            "timeout": 120,  # of a worker's main loop, which never runs a predict: only a wedged process misses it
+            "loglevel": "warning",
+            "control_socket_disable": True,
+            "pre_fork": lambda _server, _worker: gc.freeze(),  # so that collections in workers copy no shared page
+            "post_worker_init": lambda _worker: _send(spec.pipe, Message(Phase.READY)),
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Load every bundle, in the master, before any fork. Exits with 1 after telling why, where one cannot be."""
+        models: dict[str, Model] = {}
+        for ref in self._spec.bundles:
+            try:
+                models[ref.name] = self._load(ref)
+            except PantryError as error:
+                _send(self._spec.pipe, Message(Phase.FAILED, ref.name, reason=str(error)))
+                sys.exit(1)
+        _send(self._spec.pipe, Message(Phase.WARMING))
+        gc.collect()
+        return create_app(models, Path(self._spec.runtime), self._spec.settings)
+
+    def _load(self, ref: BundleRef) -> Model:
+        bundle = Bundle.open(Path(self._spec.volume, ref.name, ref.version))
+        if bundle.digest != ref.digest:
+            raise PantryError(f"{bundle.directory} changed: expected {ref.digest}, got {bundle.digest}")
+        report = _throttled(functools.partial(self._report, ref.name, bundle.manifest.size))
+        self._report(ref.name, bundle.manifest.size, 0)
+        return load_model(ref.name, ref.version, bundle, report)
+
+    def _report(self, name: str, total: int, done: int) -> None:
+        _send(self._spec.pipe, Message(Phase.LOADING, name, done, total))
+
+
+def main() -> None:
+    """Run the generation that the first argument describes."""
+    if sys.platform == "linux":  # a killed supervisor must not leave servers behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    spec = msgspec.json.decode(sys.argv[1], type=GenerationSpec)
+    sys.argv[1:] = []  # gunicorn and models read it too
+    if spec.bundles:
+        theano_compat.prepare()
+    GenerationServer(spec).run()
+
+
+def _send(pipe: int, message: Message) -> None:
+    os.write(pipe, msgspec.json.encode(message) + b"\n")  # one write of less than PIPE_BUF: lines never mix
+
+
+def _throttled(tell: Callable[[int], None]) -> Callable[[int], None]:
+    """Add up counts, and tell the sum now and then."""
+    done, told = 0, time.monotonic()
+
+    def count(more: int) -> None:
+        nonlocal done, told
+        done += more
+        if time.monotonic() - told >= PROGRESS_EVERY_SECONDS:
+            told = time.monotonic()
+            tell(done)
+
+    return count
+
+
+def _memory_directory() -> str | None:
+    """Return where workers' heartbeat files go: memory, so that a slow disk does not look like a hung worker."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What a supervisor and a generation tell each other: the spec on the command line, messages on a pipe, both as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serving.settings import Settings
+from serving.state import Phase
+
+
+class BundleRef(msgspec.Struct, frozen=True, order=True):
+    """One bundle on the volume: which model and version it is, and the digest of its manifest."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class GenerationSpec(msgspec.Struct, frozen=True):
+    """All that a generation needs to know."""
+
+    number: int
+    bundles: tuple[BundleRef, ...]
+    volume: str
+    runtime: str
+    listener: int  # file descriptor of the listening socket
+    pipe: int  # file descriptor on which messages go to the supervisor
+    settings: Settings
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line from a generation to its supervisor: progress, a failure, or a worker that answers.
+
+    Attributes:
+        phase: loading, warming, ready (one worker answers) or failed.
+        model: what the message is about, or "" for the generation as a whole.
+        bytes: verified and read so far, of total_bytes.
+        reason: one sentence where the phase is failed.
+    """
+
+    phase: Phase
+    model: str = ""
+    bytes: int = 0
+    total_bytes: int = 0
+    reason: str = ""
