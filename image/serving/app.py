@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from serving import routes
 from serving.catalog import Catalog
-from serving.errors import BodyTooLarge, ServingError
+from serving.errors import ServingError
 from serving.model import Model
 from serving.responses import answer
 from serving.settings import Settings
@@ -72,8 +72,6 @@ def _refused(error: ServingError) -> Response:
     response = answer({"error": str(error)}, error.status)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, BodyTooLarge):
-        response.headers["Connection"] = "close"  # what the client still sends is not read
     if error.status >= 500 and error.__cause__ is not None:
         _log_crash(error)
     return response

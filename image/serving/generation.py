@@ -1,8 +1,8 @@
 """A generation: one gunicorn master that loads a set of bundles once and forks workers that answer from them.
 
 Run as `python -m serving.generation SPEC`, with the listening socket and a pipe inherited. On the pipe it tells the
-supervisor what it does, one JSON object a line (see `messages`). SIGTERM drains it: it stops accepting, answers what is in
-flight with "Connection: close", gives idle connections time for one more request, and exits.
+supervisor what it does, one JSON object a line (see `messages`). SIGTERM drains it: it stops accepting, answers what is
+in flight, gives kept-alive connections time for one more request, which it answers with "Connection: close", and exits.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any
 
 import msgspec
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers import gthread
 
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
 from serving import theano_compat
 from serving.app import create_app
+from serving.golden import GoldenRequest, check_golden, read_golden
 from serving.messages import BundleRef, GenerationSpec, Message
 from serving.model import Model, load_model
 from serving.state import Phase
@@ -39,6 +41,7 @@ class GenerationServer(BaseApplication):
 
     def __init__(self, spec: GenerationSpec) -> None:
         self._spec = spec
+        self._golden: list[tuple[Model, tuple[GoldenRequest, ...]]] = []
         super().__init__()
 
     def load_config(self) -> None:
@@ -61,7 +64,7 @@ class GenerationServer(BaseApplication):
             "loglevel": "warning",
             "control_socket_disable": True,
             "pre_fork": lambda _server, _worker: gc.freeze(),  # so that collections in workers copy no shared page
-            "post_worker_init": lambda _worker: _send(spec.pipe, Message(Phase.READY)),
+            "post_worker_init": lambda _worker: self._warm(),
         }.items():
             self.cfg.set(name, value)
 
@@ -84,7 +87,19 @@ class GenerationServer(BaseApplication):
             raise PantryError(f"{bundle.directory} changed: expected {ref.digest}, got {bundle.digest}")
         report = _throttled(functools.partial(self._report, ref.name, bundle.manifest.size))
         self._report(ref.name, bundle.manifest.size, 0)
-        return load_model(ref.name, ref.version, bundle, report)
+        model = load_model(ref.name, ref.version, bundle, report)
+        self._golden.append((model, read_golden(bundle, model.config)))
+        return model
+
+    def _warm(self) -> None:
+        """Try the golden requests, in a worker: what they start (threads, devices) would not survive a fork."""
+        for model, golden in self._golden:
+            try:
+                check_golden(model, golden)
+            except PantryError as error:
+                _send(self._spec.pipe, Message(Phase.FAILED, model.name, reason=str(error)))
+                sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        _send(self._spec.pipe, Message(Phase.READY))
 
     def _report(self, name: str, total: int, done: int) -> None:
         _send(self._spec.pipe, Message(Phase.LOADING, name, done, total))
@@ -121,7 +136,8 @@ def _throttled(tell: Callable[[int], None]) -> Callable[[int], None]:
 
 def _memory_directory() -> str | None:
     """Return where workers' heartbeat files go: memory, so that a slow disk does not look like a hung worker."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    memory = "/dev/shm"  # noqa: S108 - gunicorn makes its own unique, unlinked files in it
+    return memory if os.access(memory, os.W_OK) else None
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def decode_image(body: bytes, config: ModelConfig) -> dict[str, Array]:
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise InvalidRequest(f"the image has {image.width * image.height} pixels, at most {MAX_PIXELS} are taken")
+                raise InvalidRequest(
+                    f"the image has {image.width * image.height} pixels, at most {MAX_PIXELS} are taken"
+                )
             pixels = image.convert(spec.image.mode).resize(spec.image.size)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InvalidRequest(f"the body is no image that can be read (expected {' or '.join(FORMATS)})") from error

@@ -1,4 +1,4 @@
-"""What a supervisor and a generation tell each other: the spec on the command line, messages on a pipe, both as JSON."""
+"""What a supervisor and a generation tell each other: a spec on the command line, messages on a pipe, as JSON."""
 
 from __future__ import annotations
 

@@ -66,7 +66,9 @@ class Model:
         if isinstance(result, Mapping):
             arrays = {str(name): np.asarray(value) for name, value in result.items()}
         elif isinstance(result, list | tuple) and len(result) > 0 and isinstance(result[0], np.ndarray):
-            names = names or [DEFAULT_OUTPUT if len(result) == 1 else f"{DEFAULT_OUTPUT}-{i}" for i in range(len(result))]
+            names = names or [
+                DEFAULT_OUTPUT if len(result) == 1 else f"{DEFAULT_OUTPUT}-{i}" for i in range(len(result))
+            ]
             arrays = dict(zip(names, map(np.asarray, result), strict=False))
         else:
             arrays = {names[0] if names else DEFAULT_OUTPUT: np.asarray(result)}
@@ -127,7 +129,7 @@ def _custom(bundle: Bundle, predictor: str, name: str, version: str) -> Callable
     source = bundle.read(file)
     sys.modules[module_name] = module  # before it runs: pickles and dataclasses look their module up
     try:
-        exec(compile(source, str(bundle.directory / file), "exec"), module.__dict__)
+        exec(compile(source, str(bundle.directory / file), "exec"), module.__dict__)  # noqa: S102 - verified, and what the bundle is for
         instance = getattr(module, kind)()
         instance.load(bundle)
     except PantryError:

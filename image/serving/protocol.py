@@ -65,7 +65,9 @@ def decode_infer(body: bytes, config: ModelConfig) -> tuple[dict[str, Array], st
         if tensor.name in arrays:
             raise InvalidRequest(f"{what} is given twice")
         if tensor.datatype not in DTYPES:
-            raise InvalidRequest(f"{what}: datatype {tensor.datatype!r} is unknown; expected one of {', '.join(DTYPES)}")
+            raise InvalidRequest(
+                f"{what}: datatype {tensor.datatype!r} is unknown; expected one of {', '.join(DTYPES)}"
+            )
         array = to_array(tensor.data, what, tensor.datatype)
         if min(tensor.shape, default=0) < 0 or math.prod(tensor.shape) != array.size:
             raise InvalidRequest(f"{what}: shape {tensor.shape} does not hold {array.size} values")
@@ -116,7 +118,9 @@ def decode_short(content: Any, config: ModelConfig) -> tuple[dict[str, Array], b
         return decode_instances({"instances": [content["instance"]]}, config), False
     if isinstance(content, dict) and content and content.keys() <= names:
         return decode_instances({"instances": [content]}, config), False
-    forms = ['{"instances": [...]}', '{"instance": ...}', *(['{"%s": ...}' % '": ..., "'.join(sorted(names))] if names else [])]
+    forms = ['{"instances": [...]}', '{"instance": ...}']
+    if names:
+        forms.append("{" + ", ".join(f'"{name}": ...' for name in sorted(names)) + "}")
     raise InvalidRequest(f"expected {' or '.join(forms)}")
 
 
@@ -186,4 +190,3 @@ def _text(item: object) -> object:
     if isinstance(item, str | bool | int | float) or item is None:
         return item
     raise PredictFailed(f"the model answered with a {type(item).__name__}, expected numbers or texts")
-

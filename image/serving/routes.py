@@ -6,6 +6,7 @@ from importlib.metadata import version as package_version
 from typing import Any, cast
 
 from flask import Flask, Response, current_app, g, request
+from werkzeug.routing import BaseConverter
 
 from serving.catalog import Catalog
 from serving.errors import BodyTooLarge, InvalidRequest, ModelNotReady
@@ -18,25 +19,32 @@ from serving.state import ModelState, Phase, sentence
 IMAGE_TYPES = ("image/png", "image/jpeg")
 
 
+class _NameConverter(BaseConverter):
+    """A model's name: a colon begins V1's verb, so that GET /v1/models/m:predict is the wrong method, not a model."""
+
+    regex = "[^/:]+"
+
+
 def register(app: Flask) -> None:
     """Add all routes to an app."""
+    app.url_map.converters["name"] = _NameConverter
     for rule, view, methods in (
         ("/", index, ["GET"]),
         ("/healthz", healthz, ["GET"]),
         ("/predict", predict, ["POST"]),
         ("/prediction", predict, ["POST"]),
-        ("/v1/models/<name>", v1_status, ["GET"]),
-        ("/v1/models/<name>:predict", v1_predict, ["POST"]),
-        ("/v1/models/<name>/versions/<version>:predict", v1_predict, ["POST"]),
+        ("/v1/models/<name:name>", v1_status, ["GET"]),
+        ("/v1/models/<name:name>:predict", v1_predict, ["POST"]),
+        ("/v1/models/<name:name>/versions/<name:version>:predict", v1_predict, ["POST"]),
         ("/v2", v2_server, ["GET"]),
         ("/v2/health/live", v2_live, ["GET"]),
         ("/v2/health/ready", v2_ready, ["GET"]),
-        ("/v2/models/<name>", v2_model, ["GET"]),
-        ("/v2/models/<name>/ready", v2_model_ready, ["GET"]),
-        ("/v2/models/<name>/infer", v2_infer, ["POST"]),
-        ("/v2/models/<name>/versions/<version>", v2_model, ["GET"]),
-        ("/v2/models/<name>/versions/<version>/ready", v2_model_ready, ["GET"]),
-        ("/v2/models/<name>/versions/<version>/infer", v2_infer, ["POST"]),
+        ("/v2/models/<name:name>", v2_model, ["GET"]),
+        ("/v2/models/<name:name>/ready", v2_model_ready, ["GET"]),
+        ("/v2/models/<name:name>/infer", v2_infer, ["POST"]),
+        ("/v2/models/<name:name>/versions/<name:version>", v2_model, ["GET"]),
+        ("/v2/models/<name:name>/versions/<name:version>/ready", v2_model_ready, ["GET"]),
+        ("/v2/models/<name:name>/versions/<name:version>/infer", v2_infer, ["POST"]),
     ):
         app.add_url_rule(rule, f"{view.__name__} {rule}", view, methods=methods)
 

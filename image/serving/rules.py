@@ -47,8 +47,8 @@ def choose_bundles(
 ) -> tuple[BundleRef, ...]:
     """Choose the bundles that should be served now.
 
-    A desired version that is there and has not failed is served; otherwise the version that answers now goes on; a model
-    that is no longer desired goes.
+    A desired version that is there and has not failed is served; otherwise the version that answers now goes on; a
+    model that is no longer desired goes.
 
     Args:
         desired: from models.yaml.

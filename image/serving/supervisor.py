@@ -209,7 +209,9 @@ class Supervisor:
         for model in models:
             if before.get(model.name) != (model.version, model.phase, model.reason):
                 reason = {"reason": model.reason} if model.phase is Phase.FAILED else {}
-                log("phase", model=model.name, version=model.version, phase=model.phase, serving=model.serving, **reason)
+                log(
+                    "phase", model=model.name, version=model.version, phase=model.phase, serving=model.serving, **reason
+                )
 
     def _shut_down(self) -> None:
         """Stop accepting, let every generation answer what it has begun, and see them all gone."""
