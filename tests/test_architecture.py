@@ -1,0 +1,64 @@
+"""The arrows between packages, held by reading every import."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def imports(folder: str) -> Iterator[tuple[Path, str]]:
+    """Yield every module that a Python file below a folder imports."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from ((path, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                yield path, node.module or ""
+                yield from ((path, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def test_the_loader_never_imports_the_server() -> None:
+    """Data flows from the loader to the server, and so does knowledge."""
+    assert [(path, name) for path, name in imports("loader") if name.split(".")[0] == "serving"] == []
+
+
+def test_the_server_imports_only_the_bundle_format_of_the_loader() -> None:
+    """The server reads bundles; how they come to the volume is none of its business."""
+    wrong = [
+        (path, name)
+        for path, name in imports("image/serving")
+        if name.split(".")[0] == "loader" and name != "loader" and not name.startswith("loader.bundle")
+    ]
+    assert wrong == []
+
+
+def test_the_bundle_format_stands_alone() -> None:
+    """loader.bundle imports nothing else of the loader, so the server gets no cloud library with it."""
+    wrong = [
+        (path, name)
+        for path, name in imports("loader/bundle")
+        if name.split(".")[0] == "loader" and not name.startswith("loader.bundle")
+    ]
+    assert wrong == []
+
+
+def test_google_cloud_is_imported_in_one_file() -> None:
+    """Another store is another file."""
+    files = {path.relative_to(ROOT).as_posix() for path, name in imports("loader") if name.startswith("google.cloud")}
+    assert files == {"loader/sources/gcs.py"}
+
+
+def test_the_supervisor_holds_no_model_code() -> None:
+    """PID 1 imports neither numpy nor Flask nor an unpickler: what a model breaks, it survives."""
+    supervisor = {"cli", "supervisor", "admin", "process", "watch", "rules", "state", "messages", "settings"}
+    heavy = {"numpy", "flask", "gunicorn", "pickle", "PIL", "theano"}
+    wrong = [
+        (path.name, name)
+        for path, name in imports("image/serving")
+        if path.stem in supervisor and (name.split(".")[0] in heavy or name == "loader.bundle.pickles")
+    ]
+    assert wrong == []
