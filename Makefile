@@ -35,7 +35,7 @@ test: venv ## every test that needs no cluster, no image and no gigabytes
 
 .PHONY: test-cluster
 test-cluster: venv ## the tests on the cluster that KUBECONFIG names
-	$(bin)/pytest -m cluster
+	PANTRY_IMAGE=$(IMAGE) $(bin)/pytest -m cluster --capture=no --verbose
 
 .PHONY: test-image
 test-image: venv ## the tests inside IMAGE, which `make image` built

