@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -14,12 +15,14 @@ from loader.bundle.models import load_models
 from loader.errors import UsageError
 from loader.report import Report
 
+_STOPPED = "stopped; what has arrived is kept, and the next run continues from it"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
     report = Report()
-    signal.signal(signal.SIGTERM, _stop)  # as PID 1 of a container, the default would be to ignore it
+    signal.signal(signal.SIGTERM, _stop_with(report))  # as PID 1 of a container, the default would be to ignore it
     try:
         return 0 if options.run(options, report) else 1
     except (UsageError, ModelsInvalid) as error:
@@ -29,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         report.event("failed", str(error))
         return 1
     except KeyboardInterrupt:
-        report.event("stopped", "stopped; what has arrived is kept, and the next run continues from it")
+        report.event("stopped", _STOPPED)
         return 1
 
 
@@ -79,10 +82,16 @@ def _positive(text: str) -> int:
     return number
 
 
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    """End at once: readers may be in the middle of a request, and a staged file is a verified prefix at any moment."""
-    print("pantry: stopped; what has arrived is kept, and the next run continues from it", file=sys.stderr, flush=True)
-    os._exit(1)
+def _stop_with(report: Report) -> Callable[[int, FrameType | None], None]:
+    """End at once: readers may be in the middle of a request, and a staged file can be continued at any moment."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        try:
+            report.event("stopped", _STOPPED)
+        finally:
+            os._exit(1)
+
+    return stop
 
 
 if __name__ == "__main__":

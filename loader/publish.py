@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loader.bundle.bundle import Bundle
 from loader.bundle.digest import digest_of
-from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest
+from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, PUBLISHING_NAME, Asset, Manifest
 from loader.errors import Immutable, UsageError
 from loader.hashing import hash_file
 from loader.report import Report, human_bytes
@@ -33,7 +33,9 @@ def publish(directory: Path, uri: str, report: Report) -> str:
     """
     manifest, checksums = describe(directory)
     bundle = Bundle(directory, manifest, manifest.digest)
-    bundle.config()  # the author hears of a mistake here, not the operator at night
+    config = bundle.config()  # the author hears of a mistake here, not the operator at night
+    if config.predictor is None:
+        bundle.pickle_asset(config)
 
     source = open_source(uri)
     listed = {stored.name: stored for stored in source.list()}
@@ -43,9 +45,12 @@ def publish(directory: Path, uri: str, report: Report) -> str:
             report.event("published", f"{uri} holds this bundle already: {manifest.digest}", digest=manifest.digest)
             return manifest.digest
         raise Immutable(f"{uri} holds another bundle", hint="Publish under a new version")
+    begun = listed.pop(PUBLISHING_NAME, None) is not None
     if strange := sorted(listed.keys() - {asset.path for asset in manifest.assets}):
         raise Immutable(f"{uri} holds objects that are not in {directory}: {strange[0]!r}", hint="Use an empty prefix")
 
+    if not begun:
+        source.create(PUBLISHING_NAME, b"")
     for asset in manifest.assets:
         text = f"{asset.path}: {human_bytes(asset.size)}"
         if (stored := listed.get(asset.path)) is None:

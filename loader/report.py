@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ class Report:
         self.terminal = self._stream.isatty()
         self._unfinished = False
 
-    def event(self, phase: str, text: str, **fields: str | int | float) -> None:
+    def event(self, phase: str, text: str, **fields: str | float) -> None:
         """Report one event: `text` for people, phase and fields for programs."""
         if self.terminal:
             self._line(text)
@@ -103,7 +104,7 @@ class SyncProgress:
         else:
             self._say("syncing", text, bytesPerSecond=int(rate), secondsLeft=int(left), file=name)
 
-    def _say(self, phase: str, text: str, **more: str | int | float) -> None:
+    def _say(self, phase: str, text: str, **more: str | float) -> None:
         self._report.event(
             phase,
             text,
@@ -122,10 +123,8 @@ class SyncProgress:
 
 def human_bytes(count: float) -> str:
     """Return a byte count as people read it, such as 1.2 GiB."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            break
-        count /= 1024
-    else:
-        unit = "TiB"
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    units = ("KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log(count, 1024)), len(units))
+    return f"{count / 1024**power:.1f} {units[power - 1]}"

@@ -1,12 +1,15 @@
 """The write side of a volume: unique staging directories, durable files, the one rename that publishes, pruning.
 
 Correctness rests on unique names and on rename, never on a lock: locks lie on some network file systems. Whatever is
-killed whenever, a directory under its final name is complete.
+killed whenever, a directory under its final name is complete. A lock on a staging directory only tells whether the run
+that made it is still alive; where it lies, the run whose directory was taken notices and fails with a sentence.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -40,8 +43,9 @@ def existing_bundle(root: Path, model: str, version: str) -> Bundle | None:
         ) from error
 
 
-def begin(root: Path, model: str, version: str, content: str) -> Path:
-    """Return a staging directory of this run's own, continuing what a killed run of the same content left.
+@contextlib.contextmanager
+def begin(root: Path, model: str, version: str, content: str) -> Iterator[Path]:
+    """Give a staging directory of this run's own, continuing what a killed run of the same content left.
 
     Args:
         root: the volume.
@@ -53,17 +57,53 @@ def begin(root: Path, model: str, version: str, content: str) -> Path:
         VolumeError: the volume cannot be written.
     """
     home = staging_directory(root, model)
-    mine = home / f"{version}-{content}-{uuid.uuid4().hex[:12]}"
     with volume_errors(root):
         home.mkdir(parents=True, exist_ok=True)
-        for left in sorted(home.iterdir()):
-            if left.name.startswith(f"{version}-{content}-") and not mine.exists():
-                with contextlib.suppress(FileNotFoundError):  # another run was quicker
-                    left.rename(mine)
-            elif _version_of(left.name) == version:
-                shutil.rmtree(left, ignore_errors=True)
-        mine.mkdir(exist_ok=True)
-    return mine
+        while (claimed := _claim(home, version, content)) is None:
+            pass
+    mine, lock = claimed
+    try:
+        yield mine
+    finally:
+        os.close(lock)
+
+
+def _claim(home: Path, version: str, content: str) -> tuple[Path, int] | None:
+    """Take over what a dead run of the same content left, or make a directory; None where another run was quicker."""
+    mine = home / f"{version}-{content}-{uuid.uuid4().hex[:12]}"
+    held = None
+    for left in sorted(home.iterdir()):
+        if _version_of(left.name) != version or (lock := _lock(left)) is None:
+            continue
+        if held is None and left.name.startswith(f"{version}-{content}-"):
+            left.rename(mine)
+            held = lock
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    if held is None:
+        mine.mkdir()
+        held = _lock(mine)
+    return None if held is None else (mine, held)
+
+
+def _lock(directory: Path) -> int | None:
+    """Hold a directory until the descriptor is closed; None if it is gone, or a living process holds it."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
+            os.close(descriptor)
+            return None  # any other error: no locks on this volume
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), directory.stat()):
+            return descriptor
+    os.close(descriptor)  # renamed between the two calls
+    return None
 
 
 def require_space(root: Path, needed: int) -> None:
@@ -106,7 +146,10 @@ def commit(root: Path, model: str, version: str, staging: Path, manifest: bytes)
     """
     final = bundle_directory(root, model, version)
     with volume_errors(root):
-        keep = {asset.path for asset in Manifest.decode(manifest, "the manifest").assets}
+        assets = Manifest.decode(manifest, "the manifest").assets
+        if any(_size(staging / asset.path) != asset.size for asset in assets):
+            raise VolumeError(f"{staging} was taken over by another sync", hint="Sync again: what arrived is kept")
+        keep = {asset.path for asset in assets}
         for path in [path for path in staging.rglob("*") if path.is_file()]:
             if path.relative_to(staging).as_posix() not in keep:
                 path.unlink()
@@ -130,7 +173,9 @@ def commit(root: Path, model: str, version: str, staging: Path, manifest: bytes)
 
 
 def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
-    """Remove the bundles of a model that were desired longest ago, and return their versions.
+    """Remove the bundles of a model that were desired longest ago, and what dead runs left; return the versions.
+
+    A bundle that a server holds stays, whatever its age.
 
     Args:
         root: the volume.
@@ -141,7 +186,9 @@ def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
     Raises:
         VolumeError: the volume refused.
     """
+    home = staging_directory(root, model)
     with volume_errors(root):
+        home.mkdir(exist_ok=True)
         others = [
             path
             for path in (root / model).iterdir()
@@ -149,11 +196,19 @@ def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
         ]
         others.sort(key=lambda path: _last_wanted(root, model, path.name), reverse=True)
         gone = others[max(retain - 1, 0) :]
-        for path in gone:
-            trash = staging_directory(root, model) / f"{path.name}-pruned-{uuid.uuid4().hex[:12]}"
-            path.rename(trash)  # first, so that no half-removed directory ever has a bundle's name
-            shutil.rmtree(trash)
+        for path in list(gone):
+            if (lock := _lock(path)) is None:  # a server holds it
+                gone.remove(path)
+                continue
+            trash = home / f"{path.name}-pruned-{uuid.uuid4().hex[:12]}"
+            with contextlib.suppress(FileNotFoundError):  # another run was quicker
+                path.rename(trash)  # first, so that no half-removed directory ever has a bundle's name
+            os.close(lock)
             status_path(root, model, path.name).unlink(missing_ok=True)
+        for left in home.iterdir():
+            if (lock := _lock(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
     return [path.name for path in gone]
 
 
@@ -177,6 +232,10 @@ def _last_wanted(root: Path, model: str, version: str) -> float:
     """Every sync of a version touches its status: the newest is the one to roll back to."""
     status = read_sync_status(root, model, version)
     return status.updated if status else 0.0
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else -1
 
 
 def _version_of(name: str) -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from loader.bundle.bundle import Bundle
 from loader.bundle.digest import digest_of
 from loader.bundle.errors import DigestMismatch, ManifestInvalid, PantryError
-from loader.bundle.manifest import MANIFEST_NAME, Manifest, path_problem
+from loader.bundle.manifest import MANIFEST_NAME, PUBLISHING_NAME, Manifest, check_paths
 from loader.bundle.models import ModelSpec
 from loader.errors import Immutable, ObjectNotFound, SourceUnavailable
+from loader.hashing import FileDigests
 from loader.report import Report, SyncProgress, human_bytes
 from loader.sources import Source, StoredObject, open_source
 from loader.staging import begin, commit, existing_bundle, prune, require_space, staged_bytes, volume_errors
-from loader.transfer import GIVE_UP_AFTER_SECONDS, Wanted, fetch
+from loader.transfer import FIRST_PAUSE_SECONDS, GIVE_UP_AFTER_SECONDS, Wanted, fetch
 
 MAX_MANIFEST_BYTES = 256 * 1024 * 1024  # 12 TB of one file, or a million small ones
+
+T = TypeVar("T")
 
 
 def sync_all(specs: tuple[ModelSpec, ...], root: Path, retain: int, report: Report) -> bool:
@@ -47,8 +52,14 @@ def sync_all(specs: tuple[ModelSpec, ...], root: Path, retain: int, report: Repo
     return complete
 
 
-def sync(spec: ModelSpec, root: Path, progress: SyncProgress) -> None:
+def sync(spec: ModelSpec, root: Path, progress: SyncProgress, source: Source | None = None) -> None:
     """Make the volume hold one bundle.
+
+    Args:
+        spec: the desired bundle.
+        root: the volume.
+        progress: where events go.
+        source: where its bytes are, if not what storageUri opens.
 
     Raises:
         PantryError: it cannot; whatever was there under a final name is as it was.
@@ -58,9 +69,14 @@ def sync(spec: ModelSpec, root: Path, progress: SyncProgress) -> None:
     if present and spec.digest == present.digest:
         progress.phase("synced", f"{name}: on the volume already, as pinned; nothing moved", present.manifest.size)
         return
-    source = open_source(spec.storage_uri)
+    source = source or open_source(spec.storage_uri)
     listed = _list(source)
     published = listed.pop(MANIFEST_NAME, None)
+    if listed.pop(PUBLISHING_NAME, None) and published is None:
+        raise ObjectNotFound(
+            f"{source.uri} is being published and not whole yet: it has no manifest",
+            hint="Wait for `pantry publish` to end, or run it again, then sync",
+        )
     if present and _is_same(present, source, published, listed):
         _require_pin(spec, present.digest, str(present.directory))
         progress.phase("synced", f"{name}: on the volume already; nothing moved", present.manifest.size)
@@ -71,31 +87,24 @@ def sync(spec: ModelSpec, root: Path, progress: SyncProgress) -> None:
             hint="A version names one bundle for ever: publish the new content under a new version",
         )
     manifest = _published_manifest(spec, source, published) if published else None
-    wanted = _wanted(source, manifest, listed) if manifest else _wanted_prefix(source, listed)
-    content = digest_of(manifest)[7:19] if manifest else _prefix_identity(listed)
+    wanted = _wanted_prefix(source, listed) if manifest is None else _wanted(source, manifest, listed)
+    content = _prefix_identity(listed) if manifest is None else digest_of(manifest)[7:19]
     total = sum(item.stored.size for item in wanted)
 
     progress.phase("syncing", f"{name}: {len(wanted)} files, {human_bytes(total)} from {spec.storage_uri}", total)
-    staging = begin(root, spec.name, spec.version, content)
-    require_space(root, max(0, total - staged_bytes(staging)))
-    with volume_errors(root):
-        assets = fetch(source, wanted, staging, progress.advance)
-    progress.phase("verifying", f"{name}: all bytes are there and match; making them durable")
-    commit(root, spec.name, spec.version, staging, manifest or Manifest.of(assets).encode())
+    with begin(root, spec.name, spec.version, content) as staging:
+        if staged := staged_bytes(staging):
+            progress.phase("syncing", f"{name}: {human_bytes(staged)} of {human_bytes(total)} are there already")
+        require_space(root, max(0, total - staged))
+        with volume_errors(root):
+            assets = fetch(source, wanted, staging, progress.advance)
+        progress.phase("verifying", f"{name}: all bytes are there and match; making them durable")
+        commit(root, spec.name, spec.version, staging, manifest or Manifest.of(assets).encode())
     progress.phase("synced", f"{name}: {human_bytes(total)} synced")
 
 
 def _list(source: Source) -> dict[str, StoredObject]:
-    give_up, pause = time.monotonic() + GIVE_UP_AFTER_SECONDS, 0.5
-    while True:
-        try:
-            listed = {stored.name: stored for stored in source.list()}
-            break
-        except SourceUnavailable:
-            if time.monotonic() + pause > give_up:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, 20.0)
+    listed = {stored.name: stored for stored in _patiently(source.list)}
     if not listed:
         raise ObjectNotFound(
             f"{source.uri} holds no objects, expected a published bundle or a model's files",
@@ -121,12 +130,29 @@ def _published_manifest(spec: ModelSpec, source: Source, published: StoredObject
 def _read_whole(source: Source, stored: StoredObject) -> bytes:
     if stored.size > MAX_MANIFEST_BYTES:
         raise ManifestInvalid(f"{source.uri}/{stored.name} has {stored.size} bytes, expected a manifest")
-    for _ in range(2):
+
+    def read() -> bytes:
+        data = source.read(stored, 0, stored.size)
+        digests = FileDigests()
+        digests.update(data)
+        if len(data) != stored.size or (stored.crc32c and digests.crc32c != stored.crc32c):
+            raise SourceUnavailable(f"{source.uri}/{stored.name} arrived damaged or not whole")
+        return data
+
+    return _patiently(read) if stored.size else b""
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask again, after pauses that double, while the store gives no good answer."""
+    give_up, pause = time.monotonic() + GIVE_UP_AFTER_SECONDS, FIRST_PAUSE_SECONDS
+    while True:
         try:
-            return source.read(stored, 0, stored.size)
+            return ask()
         except SourceUnavailable:
-            time.sleep(1.0)
-    return source.read(stored, 0, stored.size)
+            if time.monotonic() + pause > give_up:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 20.0)
 
 
 def _require_pin(spec: ModelSpec, digest: str, where: str) -> None:
@@ -159,11 +185,7 @@ def _wanted(source: Source, manifest: bytes, listed: dict[str, StoredObject]) ->
 
 def _wanted_prefix(source: Source, listed: dict[str, StoredObject]) -> list[Wanted]:
     """Take every object of a plain prefix, if its name can be a file's."""
-    for name in listed:
-        if problem := path_problem(name):
-            raise ManifestInvalid(
-                f"{source.uri}: the object name {name[:120]!r} {problem}", hint="Rename or remove the object"
-            )
+    check_paths(listed, source.uri)
     return [Wanted(listed[name], None) for name in sorted(listed)]
 
 

@@ -4,8 +4,9 @@ All chunks of all files form one sequence. A few threads read ahead in it; the c
 order, hashes each file while its bytes are hot, and writes. Memory is bounded by the chunks read ahead, whatever the
 size or the number of files.
 
-A staged file is always a verified prefix of its asset, so a restart continues where the last one ended: it hashes
-what is there and fetches the rest.
+A staged file begins with a verified prefix of its asset, so a restart continues where the last one ended: it hashes
+what is there and fetches the rest. Nothing is cut off below the asset's size: should another run still write to the
+same file, both put the same bytes in the same places.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -31,6 +33,7 @@ from loader.sources import Source, StoredObject
 READERS = 8  # parallel reads; one stream of an object store gives a fraction of what the machine can take
 READ_AHEAD = 2 * READERS  # chunks in memory at most: 64 MiB
 GIVE_UP_AFTER_SECONDS = 300.0  # without one good answer for a chunk
+FIRST_PAUSE_SECONDS = 0.5  # before a second try; doubles with each one
 DAMAGED_READS = 3  # reads of one chunk with a wrong digest before it is called damaged
 
 
@@ -64,8 +67,9 @@ def fetch(source: Source, wanted: list[Wanted], staging: Path, progress: Callabl
         OSError: the volume refused.
     """
     assets = []
+    stop = threading.Event()
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers:
-        chunks = _read_ahead(readers, source, wanted, staging, progress)
+        chunks = _read_ahead(readers, source, wanted, staging, progress, stop)
         try:
             for file, data in chunks:
                 if data is None:
@@ -74,6 +78,7 @@ def fetch(source: Source, wanted: list[Wanted], staging: Path, progress: Callabl
                     file.append(data)
                     progress(len(data), file.wanted.stored.name)
         finally:
+            stop.set()
             chunks.close()
             readers.shutdown(cancel_futures=True)
     return assets
@@ -85,6 +90,7 @@ def _read_ahead(
     wanted: list[Wanted],
     staging: Path,
     progress: Callable[[int, str], None],
+    stop: threading.Event,
 ) -> Generator[tuple[_StagedFile, bytes | None]]:
     """Yield every missing chunk of every file in order, and None after a file's last, while later ones are read."""
     pending: deque[tuple[_StagedFile, Future[bytes] | None]] = deque()
@@ -93,10 +99,12 @@ def _read_ahead(
         for item in wanted:
             begun.append(file := _StagedFile(item, staging))
             for index, start, end in file.resume(progress):
-                pending.append((file, readers.submit(_read_chunk, source, item, index, start, end)))
-                if len(pending) >= READ_AHEAD:
+                pending.append((file, readers.submit(_read_chunk, source, item, index, start, end, stop)))
+                while len(pending) >= READ_AHEAD:
                     yield _next(pending, begun)
             pending.append((file, None))
+            while len(pending) >= READ_AHEAD:  # ends count too: they are what bounds the open files
+                yield _next(pending, begun)
         while pending:
             yield _next(pending, begun)
     finally:
@@ -114,9 +122,9 @@ def _next(
     return file, future.result()
 
 
-def _read_chunk(source: Source, wanted: Wanted, index: int, start: int, end: int) -> bytes:
-    """Read one chunk until it is right: again after a break, a few times after wrong bytes."""
-    give_up, damaged, pause = time.monotonic() + GIVE_UP_AFTER_SECONDS, 0, 0.5
+def _read_chunk(source: Source, wanted: Wanted, index: int, start: int, end: int, stop: threading.Event) -> bytes:
+    """Read one chunk until it is right: again after a break, a few times after wrong bytes, until told to stop."""
+    give_up, damaged, pause = time.monotonic() + GIVE_UP_AFTER_SECONDS, 0, FIRST_PAUSE_SECONDS
     while True:
         try:
             data = source.read(wanted.stored, start, end)
@@ -125,7 +133,7 @@ def _read_chunk(source: Source, wanted: Wanted, index: int, start: int, end: int
                     f"{source.uri}: {wanted.stored.name}: expected {end - start} bytes from {start}, got {len(data)}"
                 )
         except SourceUnavailable as error:
-            if time.monotonic() + pause > give_up:
+            if stop.is_set() or time.monotonic() + pause > give_up:
                 raise SourceUnavailable(
                     f"{error.message} (tried for {GIVE_UP_AFTER_SECONDS:.0f} s)",
                     hint="Check the network and the store's status; what has arrived is kept for the next run",
@@ -140,7 +148,7 @@ def _read_chunk(source: Source, wanted: Wanted, index: int, start: int, end: int
                     f"{digest_of(data)}, expected {expected}",
                     hint="Publish the model again under a new version",
                 )
-        time.sleep(pause * random.uniform(0.5, 1.0))
+        stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, hides nothing
         pause = min(2 * pause, 20.0)
 
 
@@ -154,25 +162,22 @@ class _StagedFile:
         self._digests = FileDigests()
 
     def resume(self, progress: Callable[[int, str], None]) -> list[tuple[int, int, int]]:
-        """Hash what is on disk as far as it is right, cut off the rest, and return the chunks still missing.
+        """Hash what is on disk as far as it is right, and return the chunks still missing: they overwrite the rest.
 
-        Without a manifest the chunks there are taken as they are: the crc32c of the whole file decides at the end. Where
-        the store tells none, nothing on disk is trusted.
+        Without a manifest the chunks there are taken as they are: the crc32c of the whole file decides at the end.
+        Where the store tells none, nothing on disk is trusted.
         """
         stored = self.wanted.stored
         ranges = list(chunk_ranges(stored.size, self.wanted.chunk_size))
-        if self.wanted.asset is None and not stored.crc32c:
-            self._file.truncate(0)
-        for index, start, end in ranges:
+        if os.fstat(self._file.fileno()).st_size > stored.size:
+            self._file.truncate(stored.size)
+        for index, start, end in ranges if self.wanted.asset or stored.crc32c else ():
             data = os.pread(self._file.fileno(), end - start, start)
             if len(data) < end - start or not self._is_right(index, data):
-                self._file.truncate(start)
                 break
             self._digests.update(data)
             progress(len(data), stored.name)
-        else:
-            self._file.truncate(stored.size)
-        self._file.seek(0, os.SEEK_END)
+            self._file.seek(end)
         return ranges[len(self._digests.chunks) :]
 
     def append(self, data: bytes) -> None:

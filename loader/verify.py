@@ -20,9 +20,8 @@ def verify(directory: Path, report: Report) -> bool:
     bundle = Bundle.open(directory)
     wrong = [problem for asset in bundle.manifest.assets if (problem := _problem(bundle, asset.path))]
     known = {MANIFEST_NAME, *(asset.path for asset in bundle.manifest.assets)}
-    for path in sorted(directory.rglob("*")):
-        if not path.is_dir() and (name := path.relative_to(directory).as_posix()) not in known:
-            wrong.append(f"{name}: not in the manifest")
+    there = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
+    wrong += [f"{name}: not in the manifest" for name in there if name not in known]
     for problem in wrong:
         report.event("failed", problem)
     if not wrong:

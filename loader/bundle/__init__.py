@@ -1,1 +1,1 @@
-"""The format of bundles: manifest, verified reading, models.yaml and model.yaml. All that the server imports of the loader."""
+"""The format of bundles: manifest, verified reading, models.yaml, model.yaml. All the server knows of the loader."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from loader.bundle.digest import digest_of
 from loader.bundle.errors import BundleError, ManifestInvalid
 from loader.bundle.manifest import MANIFEST_NAME, Asset, Manifest
 from loader.bundle.model_config import MODEL_CONFIG_NAME, ModelConfig, parse_model_config
-from loader.bundle.verified import VerifiedReader
+from loader.bundle.verified import VerifiedReader, ignore_progress
 
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".p")
 
@@ -26,6 +29,7 @@ class Bundle:
 
     def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
         self.directory, self.manifest, self.digest = directory, manifest, digest
+        self._assets = {asset.path: asset for asset in manifest.assets}
 
     @classmethod
     def open(cls, directory: Path) -> Bundle:
@@ -43,7 +47,23 @@ class Bundle:
             ) from error
         return cls(directory, Manifest.decode(data, str(path)), digest_of(data))
 
-    def reader(self, path: str, progress: Callable[[int], None] = lambda count: None) -> io.BufferedReader:
+    def hold(self) -> None:
+        """Keep a sync from pruning this bundle as long as this process or a child of it lives.
+
+        A shared lock on the directory, which works on a volume that is mounted read-only. Where the volume knows no
+        locks, the bundle may be pruned once newer ones fill `retain`.
+
+        Raises:
+            ManifestInvalid: the directory has gone.
+        """
+        try:
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise ManifestInvalid(f"{self.directory} cannot be read: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def reader(self, path: str, progress: Callable[[int], None] = ignore_progress) -> io.BufferedReader:
         """Open an asset as a verified stream.
 
         Args:
@@ -72,7 +92,7 @@ class Bundle:
         Raises:
             BundleError: the manifest has no such asset.
         """
-        if (asset := self.manifest.find(path)) is None:
+        if (asset := self._assets.get(path)) is None:
             raise BundleError(f"{self.directory} has no asset {path!r}", hint="Its manifest.json lists what it has")
         return asset
 
@@ -83,7 +103,7 @@ class Bundle:
             ModelConfigInvalid: it cannot be followed.
             DigestMismatch: it is not what the manifest says.
         """
-        if self.manifest.find(MODEL_CONFIG_NAME) is None:
+        if MODEL_CONFIG_NAME not in self._assets:
             return ModelConfig()
         return parse_model_config(self.read(MODEL_CONFIG_NAME), str(self.directory / MODEL_CONFIG_NAME))
 

@@ -16,4 +16,4 @@ def digest_of(data: bytes | bytearray | memoryview) -> str:
 
 def is_digest(text: str) -> bool:
     """Tell whether a text has the form of a digest."""
-    return _DIGEST.match(text) is not None
+    return _DIGEST.fullmatch(text) is not None  # match would let a line end follow

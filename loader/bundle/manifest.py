@@ -19,7 +19,7 @@ written last: its presence means that every asset is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -27,7 +27,9 @@ from loader.bundle.digest import digest_of, is_digest
 from loader.bundle.errors import ManifestInvalid
 
 MANIFEST_NAME = "manifest.json"
+PUBLISHING_NAME = ".publishing"  # uploaded first: a prefix with it and without a manifest is not whole yet
 CHUNK_SIZE = 4 * 1024 * 1024  # bytes: small enough to verify in private memory, large enough to cost one request
+MAX_CHUNK_SIZE = 64 * 1024 * 1024  # bytes: a chunk is held in memory whole
 MAX_PATH_BYTES = 1024  # the longest object name that Cloud Storage allows
 
 
@@ -108,10 +110,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
         """Bytes of all assets together."""
         return sum(asset.size for asset in self.assets)
 
-    def find(self, path: str) -> Asset | None:
-        """Return the asset at a path, or None."""
-        return next((asset for asset in self.assets if asset.path == path), None)
-
 
 def chunk_ranges(size: int, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, int, int]]:
     """Yield (index, start, end) of every chunk of a file; an empty file has none."""
@@ -130,32 +128,42 @@ def path_problem(path: str) -> str | None:
         return "is absolute, or has an empty, '.' or '..' part"
     if any(len(part.encode()) > 255 for part in parts):
         return "has a part longer than 255 bytes"
-    if path == MANIFEST_NAME or parts[0] in (".pack", ".staging"):
+    if path == MANIFEST_NAME or parts[0] in (".pack", ".staging", PUBLISHING_NAME):
         return "is a name that Pantry keeps for itself"
     return None
 
 
-def _check(manifest: Manifest, where: str = "the bundle") -> None:
-    """Refuse what could not be written as files, or read back chunk by chunk."""
-    if manifest.chunk_size <= 0:
-        raise ManifestInvalid(f"{where}: chunkSize is {manifest.chunk_size}, expected more than 0")
-    if not manifest.assets:
-        raise ManifestInvalid(f"{where} lists no assets, expected at least one")
+def check_paths(paths: Iterable[str], where: str) -> None:
+    """Refuse names that cannot all be files of one directory.
+
+    Raises:
+        ManifestInvalid: with the name and what is wrong with it.
+    """
     folders: set[str] = set()
     seen: dict[str, str] = {}
-    for asset in manifest.assets:
-        if problem := path_problem(asset.path):
-            raise ManifestInvalid(f"{where}: the asset name {asset.path[:120]!r} {problem}", hint="Rename the object")
-        if twin := seen.get(asset.path.casefold()):
+    for path in paths:
+        if problem := path_problem(path):
+            raise ManifestInvalid(f"{where}: the name {path[:120]!r} {problem}", hint="Rename or remove the object")
+        if twin := seen.get(path.casefold()):
             raise ManifestInvalid(
-                f"{where}: {asset.path!r} and {twin!r} are one name where case does not count", hint="Rename one"
+                f"{where}: {path!r} and {twin!r} are one name where case does not count", hint="Rename one"
             )
-        seen[asset.path.casefold()] = asset.path
-        parts = asset.path.casefold().split("/")
+        seen[path.casefold()] = path
+        parts = path.casefold().split("/")
         folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
-        _check_digests(asset, manifest.chunk_size, where)
-    for path in folders & seen.keys():
+    for path in sorted(folders & seen.keys()):
         raise ManifestInvalid(f"{where}: {seen[path]!r} is both a file and a folder", hint="Rename one of them")
+
+
+def _check(manifest: Manifest, where: str = "the bundle") -> None:
+    """Refuse what could not be written as files, or read back chunk by chunk."""
+    if not 0 < manifest.chunk_size <= MAX_CHUNK_SIZE:
+        raise ManifestInvalid(f"{where}: chunkSize is {manifest.chunk_size}, expected 1 to {MAX_CHUNK_SIZE}")
+    if not manifest.assets:
+        raise ManifestInvalid(f"{where} lists no assets, expected at least one")
+    check_paths((asset.path for asset in manifest.assets), where)
+    for asset in manifest.assets:
+        _check_digests(asset, manifest.chunk_size, where)
 
 
 def _check_digests(asset: Asset, chunk_size: int, where: str) -> None:

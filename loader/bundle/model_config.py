@@ -40,7 +40,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One declared output; with labels, whole numbers are answered as the label of that index in V1 and the short forms."""
+    """One declared output; with labels, V1 and the short forms answer an index as its label."""
 
     name: str
     datatype: Datatype

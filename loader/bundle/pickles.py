@@ -35,7 +35,7 @@ def load_pickle(stream: BinaryIO, where: str) -> object:
         raise
     except MemoryError as error:
         raise PickleInvalid(f"{where} needs more memory than there is", hint="Ask for more memory") from error
-    except Exception as error:  # whatever the pickle's own code raises
+    except (Exception, SystemExit) as error:  # whatever the pickle's own code raises
         raise PickleInvalid(f"{where} cannot be loaded: {type(error).__name__}: {_first_line(error)}") from error
     finally:
         if collecting:

@@ -1,4 +1,4 @@
-"""How far a sync is: one small file a version, written by the loader, read by the server, which has no other way to know.
+"""How far a sync is: one small file a version, written by the loader for the server, which has no other way to know.
 
 `ROOT/MODEL/.status/VERSION.json` is UTF-8 JSON, replaced whole at every change:
 
@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+import uuid
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +34,7 @@ def write_sync_status(root: Path, model: str, version: str, status: SyncStatus) 
     """Replace the status file of a version. It is news, not a record: it is not fsynced."""
     path = status_path(root, model, version)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")  # every container has a process 1
     temporary.write_bytes(msgspec.json.encode(msgspec.structs.replace(status, updated=time.time())))
     temporary.replace(path)
 

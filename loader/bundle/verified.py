@@ -12,6 +12,10 @@ from loader.bundle.errors import DigestMismatch
 from loader.bundle.manifest import Asset
 
 
+def ignore_progress(count: int) -> None:
+    """Count for nobody."""
+
+
 class VerifiedReader(io.RawIOBase):
     """A read-only, seekable stream over one asset of a bundle on disk.
 
@@ -29,7 +33,7 @@ class VerifiedReader(io.RawIOBase):
     """
 
     def __init__(
-        self, path: Path, asset: Asset, chunk_size: int, progress: Callable[[int], None] = lambda count: None
+        self, path: Path, asset: Asset, chunk_size: int, progress: Callable[[int], None] = ignore_progress
     ) -> None:
         super().__init__()
         self._path, self._asset, self._chunk_size, self._progress = (path, asset, chunk_size, progress)
@@ -37,7 +41,7 @@ class VerifiedReader(io.RawIOBase):
         self._chunk_index, self._chunk = -1, memoryview(b"")
         self._file: io.FileIO | None = None
         try:
-            self._file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            self._file = io.FileIO(path, opener=_open)
         except OSError as error:
             raise DigestMismatch(
                 f"{path}: the manifest lists it, but it cannot be read: {error.strerror}", hint=_HINT
@@ -102,6 +106,10 @@ class VerifiedReader(io.RawIOBase):
         if self._file is not None:
             self._file.close()
         super().close()
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe in the file's place would block
 
 
 _HINT = "Remove the bundle's directory from the volume and sync it again"

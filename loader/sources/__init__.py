@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
 from loader.errors import UsageError
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
 class StoredObject(msgspec.Struct, frozen=True):
@@ -67,15 +69,16 @@ def open_source(uri: str) -> Source:
         UsageError: the URI is of no kind that Pantry reads.
         AccessDenied: the machine has no identity for this store.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "gs" and parts.netloc:
+    scheme, _, place = uri.partition("://")
+    bucket, _, prefix = place.partition("/")
+    if scheme == "gs" and _BUCKET.fullmatch(bucket):
         from loader.sources.gcs import GcsSource  # imported here: a second of imports that file:// does not need
 
-        return GcsSource(parts.netloc, parts.path.strip("/"))
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return GcsSource(bucket, prefix.strip("/"))
+    if scheme == "file" and place.startswith("/") and "\0" not in place:
         from loader.sources.directory import DirectorySource
 
-        return DirectorySource(Path(parts.path))
+        return DirectorySource(Path(place))
     raise UsageError(
         f"storageUri {uri!r} is of no kind that Pantry reads", hint="Use gs://BUCKET/PREFIX or file:///DIRECTORY"
     )

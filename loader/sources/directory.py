@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from loader.errors import AccessDenied, Immutable, LoaderError, ObjectNotFound, SourceUnavailable
 from loader.sources import StoredObject
+
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")  # a file in the making
 
 
 class DirectorySource:
@@ -28,7 +31,7 @@ class DirectorySource:
             for folder, _, names in os.walk(self.root, onerror=_raise):
                 for name in names:
                     path = Path(folder, name)
-                    if path.is_file() and not path.is_symlink():
+                    if path.is_file() and not path.is_symlink() and not _PART.fullmatch(name):
                         state = path.stat()
                         found.append(
                             StoredObject(path.relative_to(self.root).as_posix(), state.st_size, _generation(state))
@@ -82,8 +85,8 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except LoaderError:
         raise
-    except FileNotFoundError as error:
-        raise ObjectNotFound(f"{path} is not there") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ObjectNotFound(f"{path}: {error.strerror}", hint="Check storageUri and version") from error
     except PermissionError as error:
         raise AccessDenied(f"{path}: {error.strerror}", hint="Check the permissions of the directory") from error
     except OSError as error:

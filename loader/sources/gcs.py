@@ -11,6 +11,7 @@ from pathlib import Path
 
 import google.auth.exceptions
 import requests.exceptions
+import urllib3.exceptions
 from google.api_core import exceptions as api
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
@@ -95,6 +96,7 @@ class GcsSource:
             api.RetryError,
             google.auth.exceptions.TransportError,
             requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,  # the library reads raw bodies past requests, which would translate it
             ConnectionError,
             DataCorruption,
             InvalidResponse,
