@@ -21,6 +21,7 @@ import requests
 
 from loader.bundle.manifest import CHUNK_SIZE
 from loader.bundle.sync_status import SyncStatus, write_sync_status
+from loader.staging import prune
 from tests.conftest import write_bundle
 from tests.model_kinds import Doubler, Picky, add, undefined
 from tests.serve import Server, free_port, wait_until
@@ -271,6 +272,21 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(server: Serv
     server.desire(("m", "3"))
     server.wait_for("m", "ready", "3")
     assert server.post("/predict", json={"instance": 1}).json() == {"prediction": 3.0}
+
+
+def test_a_version_that_answers_is_never_pruned(server: Server) -> None:
+    """However many newer versions have come, and failed, the bundle that is served stays on the volume; others go."""
+    serve(server, Doubler(1))
+    for version in ("2", "3"):
+        put(server, "m", version, b"no pickle")
+        server.desire(("m", version))
+        server.wait_for("m", "failed", version)
+        gone = prune(server.volume, "m", version, retain=1)
+    assert gone == ["2"]
+    put(server, "m", "4", Doubler(4))
+    server.desire(("m", "4"))
+    server.wait_for("m", "ready", "4")
+    wait_until(lambda: prune(server.volume, "m", "4", retain=1) == ["1"], "version 1 to be let go")
 
 
 def test_a_byte_that_changed_on_the_volume_never_reaches_the_unpickler(server: Server, tmp_path: Path) -> None:

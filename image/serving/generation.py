@@ -85,6 +85,7 @@ class GenerationServer(BaseApplication):
         bundle = Bundle.open(Path(self._spec.volume, ref.name, ref.version))
         if bundle.digest != ref.digest:
             raise PantryError(f"{bundle.directory} changed: expected {ref.digest}, got {bundle.digest}")
+        bundle.hold()  # until this generation ends: it may be what a rollback or a restarted pod needs
         report = _throttled(functools.partial(self._report, ref.name, bundle.manifest.size))
         self._report(ref.name, bundle.manifest.size, 0)
         model = load_model(ref.name, ref.version, bundle, report)
