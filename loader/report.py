@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -15,6 +16,7 @@ from loader.staging import volume_errors
 LOG_EVERY_SECONDS = 5.0
 TERMINAL_EVERY_SECONDS = 0.2
 STATUS_EVERY_SECONDS = 1.0
+RATE_OVER_SECONDS = 10.0
 
 
 class Report:
@@ -53,6 +55,7 @@ class SyncProgress:
         self._report, self._root, self._model, self._version = (report, root, model, version)
         self._bytes = self._total = 0
         self._began = self._told = self._written = time.monotonic()
+        self._lately = deque([(self._began, 0)])
 
     def phase(self, phase: Literal["syncing", "verifying", "synced"], text: str, total: int | None = None) -> None:
         """Enter a phase.
@@ -90,10 +93,19 @@ class SyncProgress:
             self._write(SyncStatus("syncing", self._bytes, self._total))
         if now - self._told >= (TERMINAL_EVERY_SECONDS if self._report.terminal else LOG_EVERY_SECONDS):
             self._told = now
-            self._tell(now - self._began, name)
+            self._tell(name)
 
-    def _tell(self, seconds: float, name: str) -> None:
-        rate = self._bytes / max(seconds, 0.001)
+    def _rate(self) -> float:
+        """Return bytes per second of late: what an earlier run had brought says nothing of this one's network."""
+        now = time.monotonic()
+        self._lately.append((now, self._bytes))
+        while len(self._lately) > 2 and now - self._lately[0][0] > RATE_OVER_SECONDS:
+            self._lately.popleft()
+        (then, before), *_ = self._lately
+        return (self._bytes - before) / max(now - then, 0.001)
+
+    def _tell(self, name: str) -> None:
+        rate = self._rate()
         left = (self._total - self._bytes) / max(rate, 1.0)
         text = (
             f"{self._model} {self._version}: {human_bytes(self._bytes)} of {human_bytes(self._total)}, "

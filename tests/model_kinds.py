@@ -20,6 +20,15 @@ class Doubler:
         return np.asarray(values) * self.factor
 
 
+class SlowToLoad(Doubler):
+    """Takes as long to unpickle as it is told to."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Sleep, then be as before."""
+        time.sleep(state["seconds"])
+        self.__dict__.update(state, seconds=0.0)
+
+
 class Picky:
     """Raises a ValueError at whatever it is asked."""
 

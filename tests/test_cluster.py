@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -418,7 +419,7 @@ def test_values_gke_answers_https_through_googles_load_balancer(author: Author) 
     namespace = Namespace("pantry-gke")
     certificate = namespace.tls_secret("pantry-cert", HOST, namespace="gce")
     values = {**values_for_the_bucket(), "storage": {"storageClassName": "zonal-rwo"}}
-    release = Release(namespace, "digits", values, files=(ROOT / "values-gke.yaml",))
+    release = Release(namespace, "digits", values, (ROOT / "values-gke.yaml",), shutil.which("helm4") or "helm")
     began = time.monotonic()
     release.upgrade("words", "1")
     print_phases(release, "1", began)

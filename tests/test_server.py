@@ -23,7 +23,7 @@ from loader.bundle.manifest import CHUNK_SIZE
 from loader.bundle.sync_status import SyncStatus, write_sync_status
 from loader.staging import prune
 from tests.conftest import write_bundle
-from tests.model_kinds import Doubler, Picky, add, undefined
+from tests.model_kinds import Doubler, Picky, SlowToLoad, add, undefined
 from tests.serve import Server, free_port, wait_until
 
 DECLARED = "inputs: [{name: x, datatype: FP64, shape: [-1, 2]}]\n"
@@ -374,6 +374,24 @@ def test_a_killed_process_is_replaced(server: Server, victim: str) -> None:
 
     wait_until(lambda: not Path(f"/proc/{target}").exists() and answers(), "an answer again")
     assert server.process.poll() is None
+
+
+def test_someone_answers_while_a_lost_generation_is_replaced(server: Server) -> None:
+    """The only generation is killed while the next one loads for long: clients get a 503 at once, then answers."""
+    serve(server, Doubler(1))
+    assert server.process is not None
+    pid = server.process.pid
+    wait_until(lambda: len(children_of(pid)) == 1, "one generation to be left", 20)
+    put(server, "m", "2", SlowToLoad(2, seconds=4))
+    server.desire(("m", "2"))
+    server.wait_for("m", "loading", "2")
+    os.kill(min(children_of(pid)), signal.SIGKILL)
+    wait_until(lambda: server.admin("/status").json()["models"][0]["serving"] is None, "the loss to be seen", 5)
+    refused = server.post("/predict", json={"instance": 1})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.elapsed.total_seconds() < 3
+    server.wait_for("m", "ready", "2")
+    assert server.post("/predict", json={"instance": 1}).json() == {"prediction": 2.0}
 
 
 def test_sigterm_answers_what_is_in_flight_and_leaves_nothing_behind(server: Server) -> None:

@@ -117,16 +117,16 @@ class Supervisor:
         failed = {ref for ref, failure in self._failures.items() if now < failure.retry_at}
         wanted = os.listdir(self._runtime / WANTED_DIRECTORY)
         chosen = rules.choose_bundles(self._desired, self._seen, serving, failed, wanted)
+        # Where nothing answers, the generation without models comes first: it is there in half a second.
+        target = chosen if self._serving is not None else ()
         if self._starting is not None:
-            if self._serving is not None and self._starting.bundles != chosen:
+            if self._starting.bundles != target:
                 log("generation-superseded", generation=self._starting.number)
                 self._starting.kill()
                 self._draining.append(self._starting)
                 self._starting = None
-        elif self._serving is None:
-            self._start(())
-        elif self._serving.bundles != chosen:
-            self._start(chosen)
+        elif self._serving is None or self._serving.bundles != target:
+            self._start(target)
 
     def _bury(self) -> None:
         """Draw conclusions from generations that ended or take too long."""
