@@ -125,11 +125,11 @@ def ensure_bucket() -> None:
     if run("kubectl", "get", "service", "--namespace", "bucket", "bucket", "--ignore-not-found"):
         return
     namespace = Namespace("bucket")
-    namespace.pod("bucket", ["sleep", "infinity"], labels={"app": "bucket"}, size="4Gi")
+    namespace.pod("bucket", ["sleep", "infinity"], labels={"app": "bucket"}, size="8Gi")
     binary = _get_binary_path()
     namespace.kubectl("cp", str(binary), "bucket:/tmp/server")
-    serve = f"/tmp/server -scheme http -port 4443 -backend memory -external-url {BUCKET_URL} -public-host bucket"
-    namespace.kubectl("exec", "bucket", "--", "sh", "-c", f"{serve} >/tmp/log 2>&1 &")
+    serve = f"/tmp/server -scheme http -port 4443 -filesystem-root /tmp/objects -external-url {BUCKET_URL}"
+    namespace.kubectl("exec", "bucket", "--", "sh", "-c", f"{serve} -public-host bucket >/tmp/log 2>&1 &")
     namespace.kubectl("expose", "pod", "bucket", "--port=80", "--target-port=4443")
 
 

@@ -34,7 +34,7 @@ from tests.cluster import (
     wait_until,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # gigabytes, on whatever machine
 
 HOST = "models.example.com"
 WORDS = 430_000  # of 620 float32 numbers each: a little over 1 GiB as a pickle
