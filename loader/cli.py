@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="read every byte of a bundle again and compare")
     command.add_argument("directory", type=Path, metavar="DIR", help="a bundle on a volume: DIR/manifest.json")
     command.set_defaults(run=_verify)
+
+    command = commands.add_parser("status", help="ask a running server for the phase of every model")
+    command.add_argument("url", metavar="URL", help="its admin port, such as http://127.0.0.1:8081")
+    command.set_defaults(run=_status)
     return parser
 
 
@@ -74,6 +78,14 @@ def _verify(options: argparse.Namespace, report: Report) -> bool:
     from loader.verify import verify
 
     return verify(options.directory, report)
+
+
+def _status(options: argparse.Namespace, _report: Report) -> bool:
+    from loader.status import status
+
+    table, ready = status(options.url)
+    print(table)
+    return ready
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@
     - SourceUnavailable       the object store could not be reached or is overloaded: worth another try
     - Immutable               a version that exists already has other content
     - VolumeError             the volume cannot take the bundle: full, read-only, or gone
+    - ServerUnavailable       no server of ours answers where its status was asked for
 """
 
 from __future__ import annotations
@@ -46,3 +47,7 @@ class Immutable(LoaderError):
 
 class VolumeError(LoaderError):
     """The volume cannot take the bundle."""
+
+
+class ServerUnavailable(LoaderError):
+    """No server of ours answers where its status was asked for."""

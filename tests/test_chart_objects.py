@@ -233,7 +233,14 @@ def test_notes_say_what_to_run_next(path: Path) -> None:
     values = helm.read(path)
     text = helm.notes(values)
     job = helm.one(helm.render(values), "Job")["metadata"]["name"]
-    for wanted in (f"get job {job}", f"logs --follow job/{job}", "terminated.message", "/status", "curl http", "test"):
+    for wanted in (
+        f"get job {job}",
+        f"logs --follow job/{job}",
+        "terminated.message",
+        "pantry status",
+        "curl http",
+        "test",
+    ):
         assert wanted in text
     assert "pvc" in text or values["storage"].keys() & {"existingClaim", "keep"}
 

@@ -229,6 +229,10 @@ def test_a_gigabyte_in_a_bucket_answers_over_https(release: Release, certificate
         "/mnt/models/words/1/model.pkl",
     )
     assert int(size) > 2**30
+    table = release.namespace.kubectl(
+        "exec", f"deployment/{release.full}", "--", "pantry", "status", "http://127.0.0.1:8081"
+    )
+    assert table.splitlines()[1].split()[:3] == ["words", "1", "ready"]
     release.helm("test", release.name)
 
 

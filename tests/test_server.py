@@ -307,6 +307,35 @@ def test_a_byte_that_changed_on_the_volume_never_reaches_the_unpickler(server: S
     assert witness.exists()
 
 
+def test_status_is_told_as_a_table(server: Server) -> None:
+    """`pantry status` shows every model with its phase and reason; 0 when the server is ready, 1 when not."""
+
+    def ask(url: str) -> tuple[int, list[str], str]:
+        command = [sys.executable, "-m", "loader.cli", "status", url]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    put(server, "good", "1", Doubler())
+    server.desire(("good", "1"), ("missing", "2"))
+    server.start()
+    server.wait_for("good", "ready")
+    admin = f"http://127.0.0.1:{server.admin_port}"
+    code, (head, good, missing), _ = ask(admin)
+    assert code == 1
+    assert head.split() == ["MODEL", "VERSION", "PHASE", "BYTES", "SERVING"]
+    assert (good.split()[:3], good.split()[-1]) == (["good", "1", "ready"], "1")
+    assert missing.split() == ["missing", "2", "waiting", "-", "-"]
+    put(server, "missing", "2", b"no pickle")
+    server.wait_for("missing", "failed")
+    code, lines, _ = ask(f"{admin}/")
+    assert code == 0
+    assert lines[-1].startswith("missing 2: missing/2/model.pkl cannot be loaded")
+    code, lines, said = ask(server.url)  # the serving port
+    assert (code, lines) == (1, [])
+    assert "does not tell a status" in said
+    assert ask("nowhere")[0] == 2
+
+
 def test_a_bundle_under_another_digest_than_the_pinned_one_is_not_served(server: Server) -> None:
     """models.yaml pins a manifest: what is on the volume must be it."""
     put(server, "m", "1", Doubler())

@@ -1,0 +1,64 @@
+"""Status: ask a running server where its models are, and say it as a table."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+import msgspec
+
+from loader.errors import ServerUnavailable, UsageError
+from loader.report import human_bytes
+
+TIMEOUT_SECONDS = 10
+
+
+class _Model(msgspec.Struct, rename="camel"):
+    name: str
+    version: str
+    phase: str
+    bytes: int = 0
+    total_bytes: int = 0
+    reason: str = ""
+    serving: str | None = None
+
+
+class _Server(msgspec.Struct):
+    ready: bool
+    models: list[_Model]
+    problem: str = ""
+
+
+def status(url: str) -> tuple[str, bool]:
+    """Ask a server's admin port, and return a table of its models and whether the server is ready.
+
+    Args:
+        url: of the admin port, such as http://127.0.0.1:8081; the path is /status unless it has one.
+
+    Raises:
+        UsageError: that is no http URL.
+        ServerUnavailable: nobody answers there, or not as a server of ours does.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is no URL of an admin port", hint="Such as http://127.0.0.1:8081")
+    page = url if parts.path.strip("/") else f"{url.rstrip('/')}/status"
+    hint = "Give the admin port of pantry-serve (8081 by default), for example through kubectl port-forward"
+    try:
+        with urllib.request.urlopen(page, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - checked above
+            server = msgspec.json.decode(answer.read(), type=_Server)
+    except (OSError, ValueError) as error:  # URLError, a refused connection, a time-out; not JSON, or not of this form
+        raise ServerUnavailable(f"{page} does not tell a status: {error}", hint=hint) from error
+    return _table(server), server.ready
+
+
+def _table(server: _Server) -> str:
+    rows = [("MODEL", "VERSION", "PHASE", "BYTES", "SERVING")]
+    for model in server.models:
+        amount = f"{human_bytes(model.bytes)} of {human_bytes(model.total_bytes)}" if model.total_bytes else "-"
+        rows.append((model.name, model.version, model.phase, amount, model.serving or "-"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{model.name} {model.version}: {model.reason}" for model in server.models if model.reason]
+    return "\n".join(lines + ([server.problem] if server.problem else []))
