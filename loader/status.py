@@ -1,8 +1,10 @@
-"""Status: ask a running server where its models are, and say it as a table."""
+"""Status: ask a running server where its models are, and say it as a table.
+
+The loader knows the server by its HTTP interface alone, so what it reads of /status is spelt out here once more.
+"""
 
 from __future__ import annotations
 
-import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 

@@ -35,10 +35,8 @@ def create_app(models: dict[str, Model], runtime: Path, settings: Settings) -> F
     """
     _log_to_stdout()
     app = Flask("serving", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = None  # counted by read_body: werkzeug's own limit cuts a chunked body silently
     app.extensions["catalog"] = Catalog(models, runtime)
     app.extensions["max_body_bytes"] = settings.max_body_bytes
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(ServingError, _refused)

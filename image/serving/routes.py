@@ -136,6 +136,8 @@ def catalog() -> Catalog:
 def read_body() -> bytes:
     """Read the request's body, counting as it comes, whatever it claims about its length.
 
+    Flask's own limit, MAX_CONTENT_LENGTH, would cut a chunked body silently.
+
     Raises:
         BodyTooLarge: it has more bytes than the server accepts.
         InvalidRequest: it broke off, or is compressed.
