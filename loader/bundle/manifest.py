@@ -27,9 +27,11 @@ from loader.bundle.digest import digest_of, is_digest
 from loader.bundle.errors import ManifestInvalid
 
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "model.sig"  # beside the manifest; lists the assets and the manifest itself, so neither lists it
 PUBLISHING_NAME = ".publishing"  # uploaded first: a prefix with it and without a manifest is not whole yet
 CHUNK_SIZE = 4 * 1024 * 1024  # bytes: small enough to verify in private memory, large enough to cost one request
 MAX_CHUNK_SIZE = 64 * 1024 * 1024  # bytes: a chunk is held in memory whole
+_KEPT = (MANIFEST_NAME, SIGNATURE_NAME, PUBLISHING_NAME, ".journal", ".staging")
 MAX_PATH_BYTES = 1024  # the longest object name that Cloud Storage allows
 
 
@@ -113,8 +115,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
 def chunk_ranges(size: int, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, int, int]]:
     """Yield (index, start, end) of every chunk of a file; an empty file has none."""
-    for index, start in enumerate(range(0, size, chunk_size)):
-        yield index, start, min(start + chunk_size, size)
+    for index in range(-(-size // chunk_size)):
+        yield index, *chunk_range(size, index, chunk_size)
+
+
+def chunk_range(size: int, index: int, chunk_size: int = CHUNK_SIZE) -> tuple[int, int]:
+    """Return start and end of one chunk of a file in bytes."""
+    return index * chunk_size, min((index + 1) * chunk_size, size)
 
 
 def path_problem(path: str) -> str | None:
@@ -128,7 +135,7 @@ def path_problem(path: str) -> str | None:
         return "is absolute, or has an empty, '.' or '..' part"
     if any(len(part.encode()) > 255 for part in parts):
         return "has a part longer than 255 bytes"
-    if path == MANIFEST_NAME or parts[0] in (".pack", ".staging", PUBLISHING_NAME):
+    if parts[0].casefold() in _KEPT:
         return "is a name that Pantry keeps for itself"
     return None
 
@@ -158,17 +165,17 @@ def check_paths(paths: Iterable[str], where: str) -> None:
 def _check(manifest: Manifest, where: str = "the bundle") -> None:
     """Refuse what could not be written as files, or read back chunk by chunk."""
     if not 0 < manifest.chunk_size <= MAX_CHUNK_SIZE:
-        raise ManifestInvalid(f"{where}: chunkSize is {manifest.chunk_size}, expected 1 to {MAX_CHUNK_SIZE}")
+        raise _invalid(f"{where}: chunkSize is {manifest.chunk_size}, expected 1 to {MAX_CHUNK_SIZE}")
     if not manifest.assets:
-        raise ManifestInvalid(f"{where} lists no assets, expected at least one")
+        raise _invalid(f"{where} lists no assets, expected at least one")
     check_paths((asset.path for asset in manifest.assets), where)
     for asset in manifest.assets:
-        _check_digests(asset, manifest.chunk_size, where)
+        if asset.size < 0 or not all(is_digest(digest) for digest in (asset.digest, *asset.chunks)):
+            raise _invalid(f"{where}: {asset.path} has a size or a digest of no valid form")
+        count = -(-asset.size // manifest.chunk_size)
+        if len(asset.chunks) != (count if count > 1 else 0):
+            raise _invalid(f"{where}: {asset.path} has {len(asset.chunks)} chunk digests, expected {count}")
 
 
-def _check_digests(asset: Asset, chunk_size: int, where: str) -> None:
-    if asset.size < 0 or not all(is_digest(digest) for digest in (asset.digest, *asset.chunks)):
-        raise ManifestInvalid(f"{where}: {asset.path} has a size or a digest of no valid form")
-    count = -(-asset.size // chunk_size)
-    if len(asset.chunks) != (count if count > 1 else 0):
-        raise ManifestInvalid(f"{where}: {asset.path} has {len(asset.chunks)} chunk digests, expected {count}")
+def _invalid(text: str) -> ManifestInvalid:
+    return ManifestInvalid(text, hint="Publish the bundle again with `pantry publish`")
