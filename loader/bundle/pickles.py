@@ -1,23 +1,55 @@
-"""Turning a verified stream into an object, whoever wrote the pickle: Python 3, or Python 2 long ago."""
+"""Turning a verified stream into an object, whoever wrote it: Python 3, Python 2 long ago, joblib; compressed or not.
+
+joblib.dump writes a pickle in which each numpy array is a `joblib.numpy_pickle.NumpyArrayWrapper`, and the array's own
+bytes follow in the stream right after the wrapper's BUILD opcode. Only joblib's unpickler knows that, and it is written
+in Python, five times slower than C's. So the C unpickler begins, and when the pickle asks for that class it stops and
+joblib's begins again from the first byte.
+
+What the pickle had done by then (imports, constructors, `__setstate__`) is dropped and done again, as when a file is
+loaded twice. That is rare: where the class is named within the first MiB, as the first array of nearly every joblib
+file is, joblib's unpickler is the only one that runs. Reading ahead through the whole file instead would make each
+plain pickle slower. What a plain pickle does, it does once.
+"""
 
 from __future__ import annotations
 
 import gc
+import importlib
 import pickle
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
+from loader.bundle.compressed import open_decompressed
 from loader.bundle.errors import PantryError, PickleInvalid
+
+PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".joblib")
+COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".lzma", ".z")
+_HEAD_BYTES = 1024 * 1024
+_WRAPPER = "NumpyArrayWrapper"
+_OLD_WRAPPERS = ("NDArrayWrapper", "ZNDArrayWrapper")
+
+
+def is_pickle(path: str) -> bool:
+    """Tell by its name whether an asset is a pickle: .pkl, .pickle, .p or .joblib, with or without .gz and the like."""
+    name = path.lower()
+    for ending in COMPRESSED_ENDINGS:
+        name = name.removesuffix(ending)
+    return name.endswith(PICKLE_ENDINGS)
 
 
 def load_pickle(stream: BinaryIO, where: str) -> object:
     """Unpickle a verified stream. This runs the pickle's code.
 
+    Plain pickles of any protocol, joblib's files, and both inside gzip, zlib, bz2, xz or lzma, told by their content.
     Python 2's `str` is read as Latin-1, which keeps every byte and is what numpy arrays of that time need; pickles of
     Python 3 hold no such strings and are not affected. The garbage collector is off meanwhile: it would scan the
     growing heap over and over.
 
     Args:
-        stream: what `Bundle.reader` returns, or another stream that can be trusted.
+        stream: seekable, at its beginning: what `Bundle.reader` returns, or another stream that can be trusted. There
+            is no limit to what it may inflate to: the manifest vouches for it as for everything else in it.
         where: what to call it in an error.
 
     Raises:
@@ -27,8 +59,9 @@ def load_pickle(stream: BinaryIO, where: str) -> object:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        loaded = _Unpickler(stream, encoding="latin1").load()
-        if stream.read(1):
+        inner = open_decompressed(stream, where)
+        loaded = _load(inner)
+        if inner.read(1):
             raise PickleInvalid(f"{where} has bytes after the end of its pickle", hint="Write one pickle to a file")
         return loaded
     except PantryError:
@@ -42,18 +75,61 @@ def load_pickle(stream: BinaryIO, where: str) -> object:
             gc.enable()
 
 
-class _Unpickler(pickle.Unpickler):
-    """Names the missing module by the pickle's own words: the error of a failed import may name another."""
-
-    def find_class(self, module: str, name: str, /) -> object:
+def _load(stream: BinaryIO) -> object:
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    if _WRAPPER.encode() not in head:
+        del head
         try:
-            return super().find_class(module, name)
-        except ModuleNotFoundError as error:
-            package = module.partition(".")[0]
-            raise PickleInvalid(
-                f"the pickle needs the module {package!r} (for {module}.{name}), which this image does not have",
-                hint="Use an image with it, or another `predictor`",
-            ) from error
+            return _Unpickler(stream, encoding="latin1").load()
+        except _HasInlinedArrays:
+            stream.seek(0)
+    return _load_joblib(stream)
+
+
+class _HasInlinedArrays(Exception):
+    """The pickle is joblib's."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str, /) -> object:
+        found = _find_class(super().find_class, module, name)
+        if name.endswith(_WRAPPER) and getattr(found, "__module__", None) == "joblib.numpy_pickle":
+            raise _HasInlinedArrays
+        return found
+
+
+def _load_joblib(stream: BinaryIO) -> object:
+    try:
+        joblib = importlib.import_module("joblib.numpy_pickle")
+    except ModuleNotFoundError:
+        return _Unpickler(stream, encoding="latin1").load()  # names joblib if the pickle does need it
+    unpickler = joblib.NumpyUnpickler("", stream, ensure_native_byte_order=True)
+    unpickler.encoding = "latin1"
+    unpickler.find_class = partial(_find_class, unpickler.find_class)  # joblib itself hooks in this way
+    try:
+        return unpickler.load()
+    finally:
+        del unpickler.find_class  # a cycle would keep the memo, and with it the model, until a collection
+
+
+def _find_class(find: Callable[[str, str], object], module: str, name: str) -> object:
+    """Name the missing module by the pickle's own words: the error of a failed import may name another."""
+    if name.rpartition(".")[2] in _OLD_WRAPPERS and module.partition(".")[0] == "joblib":
+        raise PickleInvalid(
+            "the pickle keeps its arrays in files of their own, as joblib did before 0.10",
+            hint="Write it again with joblib.dump of a newer joblib",
+        )
+    try:
+        return find(module, name)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if sys.modules.get(package):  # it is here, and lacks a part that another version of it had
+            package = module
+        raise PickleInvalid(
+            f"the pickle needs the module {package!r} (for {module}.{name}), which this image does not have",
+            hint="Use an image with it, or another `predictor`",
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
