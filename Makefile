@@ -20,8 +20,10 @@ venv: $(VENV)/.stamp ## .venv from the locks: with Theano on Python 3.11 and 3.1
 $(VENV)/.stamp: pyproject.toml $(wildcard locks/*.txt) image/build/install
 	$(PYTHON) -m venv $(VENV)
 	$(pip) install --quiet --require-hashes --only-binary :all: --requirement locks/dev.txt
-	image/build/install $$($(bin)/python -c 'import sys; print("theano" if sys.version_info < (3, 13) else "modern")') \
-	    $(bin)/python
+	set -e; stack=$$($(bin)/python -c 'import sys; print("theano" if sys.version_info < (3, 13) else "modern")'); \
+	    image/build/install $$stack $(bin)/python; \
+	    if [ $$stack = theano ]; then \
+	        $(pip) install --quiet --require-hashes --only-binary :all: --requirement locks/corpus.txt; fi
 	$(pip) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -40,6 +42,10 @@ test-cluster: venv ## the tests on the cluster that KUBECONFIG names
 .PHONY: test-image
 test-image: venv ## the tests inside IMAGE, which `make image` built
 	PANTRY_IMAGE=$(IMAGE) $(bin)/pytest -m image
+
+.PHONY: bench
+bench: venv ## the benchmarks, peers beside us; benchmarks/peers installs those
+	for name in download small_files resync loading sharing; do $(bin)/python -m benchmarks.$$name || exit; done
 
 .PHONY: lint
 lint: venv ## style, format and types
@@ -71,6 +77,8 @@ lock: venv ## compile locks/ from pyproject.toml
 	    $(compile) pyproject.toml --constraint locks/dev.txt --extra load --extra serve --extra $$stack \
 	        --output-file locks/$$stack.txt || exit; \
 	done
+	$(compile) --group pyproject.toml:corpus --constraint locks/dev.txt --constraint locks/theano.txt \
+	    --output-file locks/corpus.txt
 
 .PHONY: clean
 clean: ## remove what make made, except images

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from loader.bundle.errors import ModelsInvalid, PantryError
 from loader.bundle.models import load_models
 from loader.errors import UsageError
 from loader.report import Report
+
+if TYPE_CHECKING:
+    from loader.signatures import PublicKeys
 
 _STOPPED = "stopped; what has arrived is kept, and the next run continues from it"
 
@@ -21,7 +26,7 @@ _STOPPED = "stopped; what has arrived is kept, and the next run continues from i
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
-    report = Report()
+    report = Report(json_lines=options.json)
     signal.signal(signal.SIGTERM, _stop_with(report))  # as PID 1 of a container, the default would be to ignore it
     try:
         return 0 if options.run(options, report) else 1
@@ -40,44 +45,98 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pantry", description="Move bundles between a bucket and a volume.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("publish", help="upload a directory as a bundle, manifest last")
+    def add(name: str, run: Callable[[argparse.Namespace, Report], bool], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.add_argument("--json", action="store_true", help="report as JSON lines")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("publish", _publish, "pack, sign and upload a directory, manifest last")
     command.add_argument("directory", type=Path, metavar="DIR", help="holds model.pkl, model.yaml …")
-    command.add_argument("uri", metavar="URI", help="gs://bucket/models/NAME/VERSION or file:///directory")
-    command.set_defaults(run=_publish)
+    command.add_argument("uri", metavar="URI", help="gs://bucket/models/NAME/VERSION, s3://… or file:///directory")
+    command.add_argument("--key", type=Path, metavar="FILE", help="sign with this private key (PEM, elliptic curve)")
+    command.add_argument("--no-pack", dest="pack", action="store_false", help="leave the pickles as they are")
 
-    command = commands.add_parser("sync", help="make a volume hold what models.yaml lists")
-    command.add_argument("--models", type=Path, required=True, metavar="FILE", help="models.yaml")
-    command.add_argument("--volume", type=Path, required=True, metavar="DIR", help="where bundles go")
-    command.add_argument("--retain", type=_positive, default=2, metavar="N", help="bundles kept of a model (default 2)")
-    command.set_defaults(run=_sync)
+    for name, run, text in (
+        ("sync", _sync, "make a volume hold what models.yaml lists"),
+        ("plan", _plan, "tell what sync would move, reuse and prune"),
+    ):
+        command = add(name, run, text)
+        command.add_argument("--models", type=Path, required=True, metavar="FILE", help="models.yaml")
+        command.add_argument("--volume", type=Path, required=True, metavar="DIR", help="where bundles go")
+        command.add_argument("--retain", type=_positive, default=2, metavar="N", help="bundles kept of a model (2)")
+        _add_keys(command)
+        if name == "sync":
+            command.add_argument("--pack", action="store_true", help="pack pickles that came unpacked")
 
-    command = commands.add_parser("verify", help="read every byte of a bundle again and compare")
+    command = add("pack", _pack, "derive the form of a model's pickles that loads fast")
+    command.add_argument("directory", type=Path, metavar="DIR", help="holds model.pkl …; the result goes to DIR/.pack")
+
+    command = add("verify", _verify, "read every byte of a bundle again and compare")
     command.add_argument("directory", type=Path, metavar="DIR", help="a bundle on a volume: DIR/manifest.json")
-    command.set_defaults(run=_verify)
+    _add_keys(command)
 
-    command = commands.add_parser("status", help="ask a running server for the phase of every model")
+    command = add("inspect", _inspect, "list what a pickle would import, running nothing")
+    command.add_argument("file", type=Path, metavar="FILE", help="a pickle, compressed or not")
+
+    command = add("status", _status, "ask a running server for the phase of every model")
     command.add_argument("url", metavar="URL", help="its admin port, such as http://127.0.0.1:8081")
-    command.set_defaults(run=_status)
     return parser
+
+
+def _add_keys(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--public-key", type=Path, action="append", default=[], metavar="FILE", help="who may have signed; repeatable"
+    )
+
+
+def _keys(options: argparse.Namespace) -> PublicKeys | None:
+    from loader.signatures import load_public_keys
+
+    return load_public_keys(options.public_key) if options.public_key else None
 
 
 def _publish(options: argparse.Namespace, report: Report) -> bool:
     from loader.publish import publish
+    from loader.signatures import load_private_key
 
-    publish(options.directory, options.uri, report)
+    key = load_private_key(options.key) if options.key else None
+    publish(options.directory, options.uri, report, key=key, pack=options.pack)
     return True
 
 
 def _sync(options: argparse.Namespace, report: Report) -> bool:
     from loader.sync import sync_all
 
-    return sync_all(load_models(options.models), options.volume, options.retain, report)
+    specs = load_models(options.models)
+    return sync_all(specs, options.volume, options.retain, report, _keys(options), pack=options.pack)
+
+
+def _plan(options: argparse.Namespace, report: Report) -> bool:
+    from loader.plan import plan_all
+
+    return plan_all(load_models(options.models), options.volume, options.retain, report, _keys(options))
+
+
+def _pack(options: argparse.Namespace, report: Report) -> bool:
+    from loader.packing import pack_directory
+
+    pack_directory(options.directory, report)
+    return True
 
 
 def _verify(options: argparse.Namespace, report: Report) -> bool:
     from loader.verify import verify
 
-    return verify(options.directory, report)
+    return verify(options.directory, report, _keys(options))
+
+
+def _inspect(options: argparse.Namespace, _report: Report) -> bool:
+    from loader.inspection import inspect
+
+    text, fields, understood = inspect(options.file)
+    print(json.dumps(fields) if options.json else text)
+    return understood
 
 
 def _status(options: argparse.Namespace, _report: Report) -> bool:

@@ -1,49 +1,79 @@
-"""All digests of a file in one pass."""
+"""Digests of whole files, and CRC-32C of files that arrive in pieces."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import google_crc32c
 
 from loader.bundle.digest import digest_of
 
-
-class FileDigests:
-    """The running digests of a file that arrives chunk by chunk.
-
-    Attributes:
-        chunks: the digest of every chunk so far.
-    """
-
-    def __init__(self) -> None:
-        self.chunks: list[str] = []
-        self._whole, self._crc = hashlib.sha256(), google_crc32c.Checksum()
-
-    def update(self, chunk: bytes) -> None:
-        """Take the next chunk."""
-        self._whole.update(chunk)
-        self._crc.update(chunk)
-        self.chunks.append(digest_of(chunk))
-
-    @property
-    def digest(self) -> str:
-        """The digest of all chunks together."""
-        return f"sha256:{self._whole.hexdigest()}"
-
-    @property
-    def crc32c(self) -> str:
-        """The CRC-32C of all chunks together, big-endian, in base64, as Cloud Storage writes it."""
-        return base64.b64encode(self._crc.digest()).decode()
+_POLYNOMIAL = 0x82F63B78  # of CRC-32C, bits reversed
 
 
 def hash_file(path: Path, chunk_size: int) -> tuple[int, str, tuple[str, ...], str]:
-    """Return a file's size in bytes, digest, chunk digests and crc32c."""
-    digests, size = FileDigests(), 0
+    """Return a file's size in bytes, digest, chunk digests and crc32c, from one pass."""
+    size, whole, crc32c, chunks = 0, hashlib.sha256(), 0, []
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(chunk_size):
-            digests.update(chunk)
+            whole.update(chunk)
+            crc32c = google_crc32c.extend(crc32c, chunk)
+            chunks.append(digest_of(chunk))
             size += len(chunk)
-    return size, digests.digest, tuple(digests.chunks), digests.crc32c
+    return size, f"sha256:{whole.hexdigest()}", tuple(chunks), text_of_crc32c(crc32c)
+
+
+def crc32c_of(data: bytes) -> str:
+    """Return the CRC-32C of some bytes as Cloud Storage writes it."""
+    return text_of_crc32c(google_crc32c.value(data))
+
+
+def text_of_crc32c(crc32c: int) -> str:
+    """Return a CRC-32C as Cloud Storage writes it: big-endian, in base64."""
+    return base64.b64encode(crc32c.to_bytes(4, "big")).decode()
+
+
+def join_crc32c(pieces: Iterable[tuple[int, int]]) -> int:
+    """Return the CRC-32C of a file from those of its pieces.
+
+    Args:
+        pieces: the crc32c and the length in bytes of each piece, in order.
+    """
+    joined = 0
+    for crc32c, length in pieces:
+        joined = _apply(_zeros(length), joined) ^ crc32c
+    return joined
+
+
+# A CRC is linear over GF(2): following a file by n zero bytes multiplies its CRC's bits by a 32 x 32 matrix, which
+# squaring finds in log2(n) steps. A matrix is the tuple of its columns.
+Matrix = tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(length: int) -> Matrix:
+    """Return the matrix of `length` zero bytes."""
+    power: Matrix = (_POLYNOMIAL, *(1 << bit for bit in range(31)))  # of one zero bit
+    result: Matrix = tuple(1 << bit for bit in range(32))
+    bits = 8 * length
+    while bits:
+        if bits & 1:
+            result = tuple(_apply(power, column) for column in result)
+        power = tuple(_apply(power, column) for column in power)
+        bits >>= 1
+    return result
+
+
+def _apply(matrix: Matrix, vector: int) -> int:
+    product = 0
+    for column in matrix:
+        if not vector:
+            break
+        if vector & 1:
+            product ^= column
+        vector >>= 1
+    return product

@@ -1,9 +1,10 @@
-"""Saying what is going on: lines for a person on a terminal, one JSON line an event elsewhere."""
+"""Saying what is going on: a bar on a terminal, plain lines in a log, JSON lines for a program that asks."""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections import deque
@@ -20,39 +21,41 @@ RATE_OVER_SECONDS = 10.0
 
 
 class Report:
-    """Writes events to a stream, in the form that suits it."""
+    """Writes events to a stream, in the form that suits it: a terminal gets a bar, a log plain lines, a program JSON.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self.terminal = self._stream.isatty()
+    Args:
+        stream: where to; standard error by default.
+        json_lines: one JSON object a line, whatever the stream is.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, json_lines: bool = False) -> None:
+        self._stream, self._json = stream or sys.stderr, json_lines
+        self.terminal = self._stream.isatty() and not json_lines
         self._unfinished = False
 
-    def event(self, phase: str, text: str, **fields: str | float) -> None:
+    def event(self, phase: str, text: str, **fields: object) -> None:
         """Report one event: `text` for people, phase and fields for programs."""
-        if self.terminal:
-            self._line(text)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self._json:
+            line = json.dumps({"time": now, "phase": phase, "message": text, **fields})
         else:
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            print(json.dumps({"time": now, "phase": phase, "message": text, **fields}), file=self._stream, flush=True)
+            line = text if self.terminal else f"{now} {phase}: {text}"
+        end = "\r\x1b[K" if self._unfinished else ""
+        self._unfinished = False
+        print(f"{end}{line}", file=self._stream, flush=True)
 
     def passing(self, text: str) -> None:
         """Show a line on the terminal that the next one replaces."""
-        self._stream.write(f"\r\x1b[K{text}")
+        self._stream.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
         self._stream.flush()
         self._unfinished = True
-
-    def _line(self, text: str) -> None:
-        if self._unfinished:
-            self._stream.write("\r\x1b[K")
-        self._unfinished = False
-        print(text, file=self._stream, flush=True)
 
 
 class SyncProgress:
     """Tells how far one bundle's sync is: on the report, and on the volume, where the server reads it."""
 
     def __init__(self, report: Report, root: Path, model: str, version: str) -> None:
-        self._report, self._root, self._model, self._version = (report, root, model, version)
+        self.report, self._root, self._model, self._version = report, root, model, version
         self._bytes = self._total = 0
         self._began = self._told = self._written = time.monotonic()
         self._lately = deque([(self._began, 0)])
@@ -91,7 +94,7 @@ class SyncProgress:
         if now - self._written >= STATUS_EVERY_SECONDS:
             self._written = now
             self._write(SyncStatus("syncing", self._bytes, self._total))
-        if now - self._told >= (TERMINAL_EVERY_SECONDS if self._report.terminal else LOG_EVERY_SECONDS):
+        if now - self._told >= (TERMINAL_EVERY_SECONDS if self.report.terminal else LOG_EVERY_SECONDS):
             self._told = now
             self._tell(name)
 
@@ -107,17 +110,17 @@ class SyncProgress:
     def _tell(self, name: str) -> None:
         rate = self._rate()
         left = (self._total - self._bytes) / max(rate, 1.0)
-        text = (
-            f"{self._model} {self._version}: {human_bytes(self._bytes)} of {human_bytes(self._total)}, "
-            f"{human_bytes(rate)}/s, {left:.0f} s left, {name}"
-        )
-        if self._report.terminal:
-            self._report.passing(text)
+        arrived = f"{human_bytes(self._bytes)} of {human_bytes(self._total)}"
+        amounts = f"{arrived}, {human_bytes(rate)}/s, {left:.0f} s left, {name}"
+        text = f"{self._model} {self._version}: {amounts}"
+        if self.report.terminal:
+            part = self._bytes / max(self._total, 1)
+            self.report.passing(f"{self._model} {self._version} {bar(part)} {part:4.0%} {amounts}")
         else:
             self._say("syncing", text, bytesPerSecond=int(rate), secondsLeft=int(left), file=name)
 
-    def _say(self, phase: str, text: str, **more: str | float) -> None:
-        self._report.event(
+    def _say(self, phase: str, text: str, **more: object) -> None:
+        self.report.event(
             phase,
             text,
             model=self._model,
@@ -131,6 +134,12 @@ class SyncProgress:
     def _write(self, status: SyncStatus) -> None:
         with volume_errors(self._root):
             write_sync_status(self._root, self._model, self._version, status)
+
+
+def bar(part: float, width: int = 24) -> str:
+    """Return a bar that is filled up to a part between 0 and 1."""
+    filled = int(min(max(part, 0.0), 1.0) * width)
+    return f"[{'=' * filled}{' ' * (width - filled)}]"
 
 
 def human_bytes(count: float) -> str:

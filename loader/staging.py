@@ -8,6 +8,7 @@ that made it is still alive; where it lies, the run whose directory was taken no
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import ManifestInvalid
-from loader.bundle.manifest import MANIFEST_NAME, Manifest
+from loader.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
+from loader.bundle.pack.record import PACK_FOLDER
 from loader.bundle.sync_status import read_sync_status
 from loader.bundle.volume import bundle_directory, staging_directory, status_path
 from loader.errors import Immutable, VolumeError
@@ -126,19 +128,28 @@ def require_space(root: Path, needed: int) -> None:
 
 
 def staged_bytes(staging: Path) -> int:
-    """Return how many bytes a staging directory holds already."""
-    return sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+    """Return how many bytes a staging directory has on the disk: holes of files in the making still need room.
+
+    Raises:
+        VolumeError: it cannot be read.
+    """
+    with volume_errors(staging):
+        states = [path.stat() for path in staging.rglob("*") if path.is_file()]
+    return sum(min(state.st_size, state.st_blocks * 512) for state in states)
 
 
-def commit(root: Path, model: str, version: str, staging: Path, manifest: bytes) -> None:
-    """Give a staged bundle its final name: manifest last, everything durable, one rename.
+def commit(
+    root: Path, model: str, version: str, staging: Path, manifest: bytes, signature: bytes | None = None
+) -> None:
+    """Give a staged bundle its final name: everything durable, manifest last, one rename.
 
     Args:
         root: the volume.
         model: whose bundle.
         version: which bundle.
-        staging: the directory; its files are durable already.
+        staging: the directory.
         manifest: the bytes of manifest.json.
+        signature: the bytes of model.sig, or None.
 
     Raises:
         Immutable: another run was quicker, with other content.
@@ -151,14 +162,17 @@ def commit(root: Path, model: str, version: str, staging: Path, manifest: bytes)
             raise VolumeError(f"{staging} was taken over by another sync", hint="Sync again: what arrived is kept")
         keep = {asset.path for asset in assets}
         for path in [path for path in staging.rglob("*") if path.is_file()]:
-            if path.relative_to(staging).as_posix() not in keep:
+            name = path.relative_to(staging).as_posix()
+            if name not in keep and not name.startswith(f"{PACK_FOLDER}/"):
                 path.unlink()
+        if signature is not None:
+            (staging / SIGNATURE_NAME).write_bytes(signature)
+        _flush(staging)
         with (staging / MANIFEST_NAME).open("wb") as file:
             file.write(manifest)
             file.flush()
             os.fsync(file.fileno())
-        for folder, _, _ in os.walk(staging, topdown=False):
-            _sync_directory(Path(folder))
+        _sync_directory(staging)
         try:
             staging.rename(final)
         except OSError:
@@ -189,13 +203,7 @@ def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
     home = staging_directory(root, model)
     with volume_errors(root):
         home.mkdir(exist_ok=True)
-        others = [
-            path
-            for path in (root / model).iterdir()
-            if not path.name.startswith(".") and path.name != desired and (path / MANIFEST_NAME).is_file()
-        ]
-        others.sort(key=lambda path: _last_wanted(root, model, path.name), reverse=True)
-        gone = others[max(retain - 1, 0) :]
+        gone = superseded(root, model, desired, retain)
         for path in list(gone):
             if (lock := _lock(path)) is None:  # a server holds it
                 gone.remove(path)
@@ -210,6 +218,25 @@ def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
     return [path.name for path in gone]
+
+
+def bundles_of(root: Path, model: str) -> list[Path]:
+    """Return the directories of a model's bundles on a volume, the last wanted first.
+
+    Raises:
+        VolumeError: it cannot be read.
+    """
+    home = root / model
+    with volume_errors(root):
+        there = [path for path in home.iterdir() if not path.name.startswith(".")] if home.is_dir() else []
+        whole = [path for path in there if (path / MANIFEST_NAME).is_file()]
+        return sorted(whole, key=lambda path: _last_wanted(root, model, path.name), reverse=True)
+
+
+def superseded(root: Path, model: str, desired: str, retain: int) -> list[Path]:
+    """Return the bundles of a model that are too many, where the desired one and the last wanted ones stay."""
+    others = [path for path in bundles_of(root, model) if path.name != desired]
+    return others[max(retain - 1, 0) :]
 
 
 @contextlib.contextmanager
@@ -230,8 +257,12 @@ def volume_errors(root: Path) -> Iterator[None]:
 
 def _last_wanted(root: Path, model: str, version: str) -> float:
     """Every sync of a version touches its status: the newest is the one to roll back to."""
-    status = read_sync_status(root, model, version)
-    return status.updated if status else 0.0
+    if status := read_sync_status(root, model, version):
+        return status.updated
+    try:
+        return status_path(root, model, version).stat().st_mtime  # there, and cannot be read
+    except FileNotFoundError:
+        return 0.0
 
 
 def _size(path: Path) -> int:
@@ -240,6 +271,16 @@ def _size(path: Path) -> int:
 
 def _version_of(name: str) -> str:
     return name.rsplit("-", 2)[0]
+
+
+def _flush(directory: Path) -> None:
+    """Make everything below a directory durable: in one call, as one for each of 100,000 files would take minutes."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

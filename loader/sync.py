@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+
+import msgspec
 
 from loader.bundle.bundle import Bundle
-from loader.bundle.digest import digest_of
-from loader.bundle.errors import DigestMismatch, ManifestInvalid, PantryError
-from loader.bundle.manifest import MANIFEST_NAME, PUBLISHING_NAME, Manifest, check_paths
+from loader.bundle.errors import PantryError
+from loader.bundle.manifest import Asset, Manifest
 from loader.bundle.models import ModelSpec
-from loader.errors import Immutable, ObjectNotFound, SourceUnavailable
-from loader.hashing import FileDigests
+from loader.bundle.pack.record import RECORD_NAME
+from loader.errors import Immutable
+from loader.offer import accept, is_same, look, require_pin
 from loader.report import Report, SyncProgress, human_bytes
-from loader.sources import Source, StoredObject, open_source
-from loader.staging import begin, commit, existing_bundle, prune, require_space, staged_bytes, volume_errors
-from loader.transfer import FIRST_PAUSE_SECONDS, GIVE_UP_AFTER_SECONDS, Wanted, fetch
+from loader.signatures import PublicKeys, Statement, require_files, require_identity
+from loader.sources import Source, open_source
+from loader.staging import (
+    begin,
+    bundles_of,
+    commit,
+    existing_bundle,
+    prune,
+    require_space,
+    staged_bytes,
+    volume_errors,
+)  # fmt: skip
+from loader.transfer.fetch import fetch
+from loader.transfer.staged import Wanted
+from loader.verify import require_signed
 
-MAX_MANIFEST_BYTES = 256 * 1024 * 1024  # 12 TB of one file, or a million small ones
 
-T = TypeVar("T")
-
-
-def sync_all(specs: tuple[ModelSpec, ...], root: Path, retain: int, report: Report) -> bool:
+def sync_all(
+    specs: tuple[ModelSpec, ...],
+    root: Path,
+    retain: int,
+    report: Report,
+    keys: PublicKeys | None = None,
+    *,
+    pack: bool = False,
+) -> bool:
     """Sync every model; the failure of one does not keep the next from its turn.
 
     Args:
@@ -32,6 +47,8 @@ def sync_all(specs: tuple[ModelSpec, ...], root: Path, retain: int, report: Repo
         root: the volume.
         retain: bundles of a model that stay on the volume, the desired one included.
         report: where events go.
+        keys: one of these must have signed every bundle; None asks for no signature.
+        pack: pack the pickles of bundles that come unpacked. This runs their code.
 
     Returns:
         True if the volume now holds them all.
@@ -40,7 +57,7 @@ def sync_all(specs: tuple[ModelSpec, ...], root: Path, retain: int, report: Repo
     for spec in specs:
         progress = SyncProgress(report, root, spec.name, spec.version)
         try:
-            sync(spec, root, progress)
+            sync(spec, root, progress, keys=keys, pack=pack)
             for version in prune(root, spec.name, spec.version, retain):
                 report.event("pruned", f"{spec.name} {version}: removed from the volume", model=spec.name)
         except PantryError as error:
@@ -52,7 +69,15 @@ def sync_all(specs: tuple[ModelSpec, ...], root: Path, retain: int, report: Repo
     return complete
 
 
-def sync(spec: ModelSpec, root: Path, progress: SyncProgress, source: Source | None = None) -> None:
+def sync(
+    spec: ModelSpec,
+    root: Path,
+    progress: SyncProgress,
+    source: Source | None = None,
+    keys: PublicKeys | None = None,
+    *,
+    pack: bool = False,
+) -> None:
     """Make the volume hold one bundle.
 
     Args:
@@ -60,25 +85,23 @@ def sync(spec: ModelSpec, root: Path, progress: SyncProgress, source: Source | N
         root: the volume.
         progress: where events go.
         source: where its bytes are, if not what storageUri opens.
+        keys: one of these must have signed it; None asks for no signature.
+        pack: pack its pickles, where it comes unpacked. This runs their code.
 
     Raises:
         PantryError: it cannot; whatever was there under a final name is as it was.
     """
     name = f"{spec.name} {spec.version}"
     present = existing_bundle(root, spec.name, spec.version)
+    if present and keys is not None:
+        require_identity(require_signed(present, keys), spec, str(present.directory))
     if present and spec.digest == present.digest:
         progress.phase("synced", f"{name}: on the volume already, as pinned; nothing moved", present.manifest.size)
         return
     source = source or open_source(spec.storage_uri)
-    listed = _list(source)
-    published = listed.pop(MANIFEST_NAME, None)
-    if listed.pop(PUBLISHING_NAME, None) and published is None:
-        raise ObjectNotFound(
-            f"{source.uri} is being published and not whole yet: it has no manifest",
-            hint="Wait for `pantry publish` to end, or run it again, then sync",
-        )
-    if present and _is_same(present, source, published, listed):
-        _require_pin(spec, present.digest, str(present.directory))
+    offer = look(source)
+    if present and is_same(offer, present):
+        require_pin(spec, present.digest, str(present.directory))
         progress.phase("synced", f"{name}: on the volume already; nothing moved", present.manifest.size)
         return
     if present:
@@ -86,109 +109,49 @@ def sync(spec: ModelSpec, root: Path, progress: SyncProgress, source: Source | N
             f"{present.directory} holds {present.digest}, but {spec.storage_uri} has other content now",
             hint="A version names one bundle for ever: publish the new content under a new version",
         )
-    manifest = _published_manifest(spec, source, published) if published else None
-    wanted = _wanted_prefix(source, listed) if manifest is None else _wanted(source, manifest, listed)
-    content = _prefix_identity(listed) if manifest is None else digest_of(manifest)[7:19]
+    accepted = accept(offer, spec, keys)
+    del offer  # of 100,000 files it has megabytes
+    wanted = with_twins(accepted.wanted, root, spec.name)
     total = sum(item.stored.size for item in wanted)
 
     progress.phase("syncing", f"{name}: {len(wanted)} files, {human_bytes(total)} from {spec.storage_uri}", total)
-    with begin(root, spec.name, spec.version, content) as staging:
+    with begin(root, spec.name, spec.version, accepted.content) as staging:
         if staged := staged_bytes(staging):
             progress.phase("syncing", f"{name}: {human_bytes(staged)} of {human_bytes(total)} are there already")
-        require_space(root, max(0, total - staged))
+        require_space(root, sum(item.stored.size for item in wanted if item.twin is None) - staged)
         with volume_errors(root):
             assets = fetch(source, wanted, staging, progress.advance)
+        manifest = accepted.manifest or _manifest(assets, accepted.statement, spec.storage_uri)
+        if pack and not any(asset.path == RECORD_NAME for asset in assets):
+            from loader.packing import pack_directory
+
+            pack_directory(staging, progress.report)
         progress.phase("verifying", f"{name}: all bytes are there and match; making them durable")
-        commit(root, spec.name, spec.version, staging, manifest or Manifest.of(assets).encode())
+        commit(root, spec.name, spec.version, staging, manifest, accepted.signature)
     progress.phase("synced", f"{name}: {human_bytes(total)} synced")
 
 
-def _list(source: Source) -> dict[str, StoredObject]:
-    listed = {stored.name: stored for stored in _patiently(source.list)}
-    if not listed:
-        raise ObjectNotFound(
-            f"{source.uri} holds no objects, expected a published bundle or a model's files",
-            hint="Check storageUri and version, or upload with `pantry publish`",
-        )
-    return listed
+def with_twins(wanted: list[Wanted], root: Path, model: str) -> list[Wanted]:
+    """Say of every wanted asset where an older bundle of the model has a file with the same digests.
+
+    Only published assets have digests beforehand; of a plain prefix every file is fetched.
+    """
+    twins: dict[str, tuple[Asset, Path]] = {}
+    if any(item.asset for item in wanted):
+        for directory in bundles_of(root, model):
+            for asset in Bundle.open(directory).manifest.assets:
+                twins.setdefault(asset.digest, (asset, directory / asset.path))
+    found = []
+    for item in wanted:
+        twin = twins.get(item.asset.digest) if item.asset else None
+        if twin and item.asset and (twin[0].size, twin[0].chunks) == (item.asset.size, item.asset.chunks):
+            item = msgspec.structs.replace(item, twin=twin[1])  # noqa: PLW2901
+        found.append(item)
+    return found
 
 
-def _is_same(present: Bundle, source: Source, published: StoredObject | None, listed: dict[str, StoredObject]) -> bool:
-    """Tell whether the bundle on the volume is what the source has, from the listing alone where that is enough."""
-    if published:
-        return digest_of(_read_whole(source, published)) == present.digest
-    pins = {asset.path: asset.pin and (asset.pin.generation, asset.size) for asset in present.manifest.assets}
-    return pins == {name: (stored.generation, stored.size) for name, stored in listed.items()}
-
-
-def _published_manifest(spec: ModelSpec, source: Source, published: StoredObject) -> bytes:
-    data = _read_whole(source, published)
-    _require_pin(spec, digest_of(data), f"{source.uri}/{MANIFEST_NAME}")
-    return data
-
-
-def _read_whole(source: Source, stored: StoredObject) -> bytes:
-    if stored.size > MAX_MANIFEST_BYTES:
-        raise ManifestInvalid(f"{source.uri}/{stored.name} has {stored.size} bytes, expected a manifest")
-
-    def read() -> bytes:
-        data = source.read(stored, 0, stored.size)
-        digests = FileDigests()
-        digests.update(data)
-        if len(data) != stored.size or (stored.crc32c and digests.crc32c != stored.crc32c):
-            raise SourceUnavailable(f"{source.uri}/{stored.name} arrived damaged or not whole")
-        return data
-
-    return _patiently(read) if stored.size else b""
-
-
-def _patiently(ask: Callable[[], T]) -> T:
-    """Ask again, after pauses that double, while the store gives no good answer."""
-    give_up, pause = time.monotonic() + GIVE_UP_AFTER_SECONDS, FIRST_PAUSE_SECONDS
-    while True:
-        try:
-            return ask()
-        except SourceUnavailable:
-            if time.monotonic() + pause > give_up:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 20.0)
-
-
-def _require_pin(spec: ModelSpec, digest: str, where: str) -> None:
-    if spec.digest and spec.digest != digest:
-        raise DigestMismatch(
-            f"{where}: models.yaml pins {spec.digest}, got {digest}",
-            hint="Correct the digest in models.yaml, or find out who changed the bundle",
-        )
-
-
-def _wanted(source: Source, manifest: bytes, listed: dict[str, StoredObject]) -> list[Wanted]:
-    """Pair every asset of a manifest with the listed generation of its object."""
-    parsed = Manifest.decode(manifest, f"{source.uri}/{MANIFEST_NAME}")
-    wanted = []
-    for asset in parsed.assets:
-        stored = listed.get(asset.path)
-        if stored is None:
-            raise ObjectNotFound(
-                f"{source.uri}: the manifest lists {asset.path}, but there is no such object",
-                hint="Publish the bundle again under a new version",
-            )
-        if stored.size != asset.size:
-            raise DigestMismatch(
-                f"{source.uri}/{asset.path} is damaged: the manifest says {asset.size} bytes, it has {stored.size}",
-                hint="Publish the bundle again under a new version",
-            )
-        wanted.append(Wanted(stored, asset, parsed.chunk_size))
-    return wanted
-
-
-def _wanted_prefix(source: Source, listed: dict[str, StoredObject]) -> list[Wanted]:
-    """Take every object of a plain prefix, if its name can be a file's."""
-    check_paths(listed, source.uri)
-    return [Wanted(listed[name], None) for name in sorted(listed)]
-
-
-def _prefix_identity(listed: dict[str, StoredObject]) -> str:
-    lines = (f"{stored.name}\0{stored.generation}\0{stored.size}" for stored in listed.values())
-    return digest_of("\n".join(sorted(lines)).encode())[7:19]
+def _manifest(assets: list[Asset], statement: Statement | None, uri: str) -> bytes:
+    """Return the manifest of a plain prefix; where its files are signed, they can only be compared now."""
+    if statement:
+        require_files(statement, {asset.path: asset.digest for asset in assets}, uri)
+    return Manifest.of(assets).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest, c
 from loader.bundle.models import ModelSpec
 from loader.errors import Immutable, ObjectNotFound, SourceUnavailable
 from loader.report import Report, SyncProgress
-from loader.sources import StoredObject
+from loader.sources import Body, Source, StoredObject
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,6 +67,13 @@ def assets_on(directory: Path) -> dict[str, bytes]:
     files = read_files(directory)
     Manifest.decode(files.pop(MANIFEST_NAME), str(directory))
     return files
+
+
+class MemoryBody(io.BytesIO):
+    """The bytes of one range."""
+
+    def abort(self) -> None:
+        """Nothing in memory hangs."""
 
 
 class MemorySource:
@@ -114,7 +123,11 @@ class MemorySource:
                 for name, data in self.objects.items()
             ]
 
-    def read(self, stored: StoredObject, start: int, end: int) -> bytes:
+    @contextlib.contextmanager
+    def open(self, stored: StoredObject, start: int, end: int) -> Iterator[Body]:
+        yield MemoryBody(self._read(stored, start, end))
+
+    def _read(self, stored: StoredObject, start: int, end: int) -> bytes:
         name = stored.name
         with self._lock:
             self.reads[name] += 1
@@ -165,6 +178,12 @@ class MemorySource:
         return True
 
 
+def read_range(source: Source, stored: StoredObject, start: int, end: int) -> bytes:
+    """The bytes [start, end) of an object."""
+    with source.open(stored, start, end) as body:
+        return b"".join(iter(lambda: body.read(1000), b""))
+
+
 def spec(storage_uri: str = "memory://bucket/prefix", version: str = "1", digest: str | None = None) -> ModelSpec:
     return ModelSpec("digits", version, storage_uri, digest)
 
@@ -193,7 +212,7 @@ def digits(uri: Path | str, version: str = "1", **more: str) -> dict[str, str]:
 def start_pantry(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """The command as a process of its own; its output is piped."""
     return subprocess.Popen(
-        [sys.executable, "-m", "loader.cli", *map(str, arguments)],
+        [sys.executable, "-m", "loader.cli", *map(str, arguments), "--json"],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -52,6 +52,16 @@ def test_google_cloud_is_imported_in_one_file() -> None:
     assert files == {"loader/sources/gcs.py"}
 
 
+def test_botocore_is_imported_in_one_file() -> None:
+    """As google.cloud is."""
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for path, name in imports("loader")
+        if name.split(".")[0] in ("botocore", "s3transfer")
+    }
+    assert files == {"loader/sources/s3.py"}
+
+
 def test_the_supervisor_holds_no_model_code() -> None:
     """PID 1 imports neither numpy nor Flask nor an unpickler: what a model breaks, it survives."""
     supervisor = {"cli", "supervisor", "admin", "process", "watch", "rules", "state", "messages", "settings"}

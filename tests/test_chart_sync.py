@@ -155,7 +155,7 @@ def test_the_job_says_why_and_knows_when_to_give_up() -> None:
     assert sync["terminationMessagePolicy"] == "FallbackToLogsOnError"
     assert sync["command"] == ["pantry"]
     assert sync["args"] == [
-        *("sync", "--models", "/etc/pantry/models.yaml", "--volume", "/mnt/models", "--retain", "2"),
+        *("sync", "--json", "--models", "/etc/pantry/models.yaml", "--volume", "/mnt/models", "--retain", "2"),
     ]
 
 

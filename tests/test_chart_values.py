@@ -103,10 +103,11 @@ CERT = HTTPS | {"ingress.tls.secretName": "a"}
         ({"models": [model(version=1.5)]}, "the number 1.5, which may not be what you wrote: put it in quotes."),
         ({"models": [model(version=1e20)]}, "was read as the number 1e+20, which may not be what you wrote"),
         (
-            {"models": [model(storageUri="s3://bucket/x")]},
-            'is "s3://bucket/x": write gs://BUCKET/PREFIX or file:///DIRECTORY.',
+            {"models": [model(storageUri="hdfs://bucket/x")]},
+            'is "hdfs://bucket/x": write gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, https://HOST/FOLDER or file:///DIRECTORY.',
         ),
         ({"models": [model(storageUri="gs://bucket")]}, "write gs://BUCKET/PREFIX"),
+        ({"models": [model(storageUri="https://user:password@host/x")]}, "write gs://BUCKET/PREFIX"),
         ({"models": [model(storageUri="file://x")]}, "write gs://BUCKET/PREFIX"),
         ({"models": [model(storageUri="gs://b/x\nload: y")]}, "write gs://BUCKET/PREFIX"),
         ({"replicas": 2}, "replicas is 2, but storage.mode disk has one ReadWriteOnce volume"),

@@ -19,6 +19,8 @@ from loader.bundle.bundle import Bundle
 from loader.bundle.model_config import ModelConfig
 from loader.bundle.models import parse_models
 from loader.publish import describe
+from loader.signatures.keys import PASSPHRASE_VARIABLE
+from loader.sources.https import TOKEN
 from serving import admin, routes
 from serving.model import load_model
 from serving.settings import PREFIX, Settings
@@ -74,11 +76,11 @@ def code(text: str) -> list[str]:
 
 
 def test_settings() -> None:
-    """The documented PANTRY_* variables are the fields of Settings, with their defaults."""
+    """The documented PANTRY_* variables are the fields of Settings, with their defaults, and the loader's secrets."""
     fields = {f"{PREFIX}{field.name.upper()}": str(field.default) for field in msgspec.structs.fields(Settings)}
     assert dict(re.findall(r"^\| `(PANTRY_\w+)` \| (\d+) \|", OPERATIONS, re.MULTILINE)) == fields
     for page in PAGES:
-        assert set(re.findall(r"PANTRY_[A-Z_]*[A-Z]", page.read_text())) <= fields.keys()
+        assert set(re.findall(r"PANTRY_[A-Z_]*[A-Z]", page.read_text())) <= fields.keys() | {TOKEN, PASSPHRASE_VARIABLE}
 
 
 def test_settings_are_values() -> None:

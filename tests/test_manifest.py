@@ -97,7 +97,6 @@ def test_right_document() -> None:
         "/".join(["x" * 200] * 6),
         "é" * 128,
         "manifest.json",
-        ".pack/a",
         ".staging/a",
     ],
 )

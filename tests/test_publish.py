@@ -28,7 +28,7 @@ def source_directory(tmp_path: Path) -> Path:
 
 
 def run(directory: Path, store: Path) -> str:
-    return publish(directory, f"file://{store}", Report(io.StringIO()))
+    return publish(directory, f"file://{store}", Report(io.StringIO()), pack=False)
 
 
 def test_publish(directory: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_killed(tmp_path: Path) -> None:
         tmp_path / "source", {f"{n:03}": bytes([n]) * 300_000 for n in range(200)} | {"model.pkl": b""}
     )
     store = tmp_path / "store"
-    with start_pantry("publish", directory, f"file://{store}") as process:
+    with start_pantry("publish", "--no-pack", directory, f"file://{store}") as process:
         deadline = time.monotonic() + 30
         while not (store / "020").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -129,7 +129,7 @@ def test_killed(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     assert not (store / MANIFEST_NAME).exists()
     write_files(store, {f".{0:032x}.part": b"half"})  # what a kill at a worse moment leaves
-    code, events = pantry("publish", directory, f"file://{store}")
+    code, events = pantry("publish", "--no-pack", directory, f"file://{store}")
     assert (code, events[-1]["phase"]) == (0, "published")
     assert events[-1]["digest"] == digest_of((store / MANIFEST_NAME).read_bytes())
     assert {name for name in read_files(store) if not name.startswith(".")} == {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import theano_compat
+from loader.bundle import theano_compat
 
 pytestmark = pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="Theano 1.0.5 needs Python 3.12 or older: make test PYTHON=python3.12 VENV=..."
@@ -83,7 +83,13 @@ def test_new_function_is_compiled(theano: ModuleType) -> None:
 def python(code: str, **environment: str) -> str:
     """Runs code in a Python of its own, with no more in the environment than asked for, warnings being errors."""
     environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.defpath} | environment
-    command = [sys.executable, "-W", "error", "-c", "from serving.theano_compat import prepare\nprepare()\n" + code]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        "from loader.bundle.theano_compat import prepare\nprepare()\n" + code,
+    ]
     return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 

@@ -56,7 +56,7 @@ template:
     - name: sync
       {{- include "pantry.container" . | nindent 6 }}
       command: [pantry]
-      args: [sync, --models, /etc/pantry/models.yaml, --volume, /mnt/models, --retain, {{ include "pantry.text" .Values.sync.retain | quote }}]
+      args: [sync, --json, --models, /etc/pantry/models.yaml, --volume, /mnt/models, --retain, {{ include "pantry.text" .Values.sync.retain | quote }}]
       env:
       - {name: HOME, value: /tmp}
       {{- with .Values.sync.extraEnv }}{{ include "pantry.env" . | nindent 6 }}{{ end }}

@@ -33,8 +33,8 @@ An off switch silences its section: `--set ingress.enabled=false` over a full va
 {{- fail (printf "the version of model %q was read as the number %v, which may not be what you wrote: put it in quotes." .name .version) }}
 {{- end }}
 {{- end }}
-{{- if not (regexMatch "^(gs://[^/\\s]+/[^\\s]+|file:///[^\\s]+)$" .storageUri) }}
-{{- fail (printf "the storageUri of model %q is %q: write gs://BUCKET/PREFIX or file:///DIRECTORY." .name .storageUri) }}
+{{- if not (regexMatch "^((gs|s3)://[^/\\s]+/[^\\s]+|https://[^/\\s@?#]+(/[^\\s?#]*)?|file:///[^\\s]+)$" .storageUri) }}
+{{- fail (printf "the storageUri of model %q is %q: write gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, https://HOST/FOLDER or file:///DIRECTORY." .name .storageUri) }}
 {{- end }}
 {{- end }}
 {{- end }}

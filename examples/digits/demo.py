@@ -14,6 +14,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -388,10 +389,8 @@ def drain(log: IO[bytes]) -> None:
 
 
 def message_of(line: str) -> str:
-    """Return what a line says to people: `pantry` writes JSON where it writes to no terminal."""
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        return str(json.loads(line)["message"])
-    return line
+    """Return what a line says to people: a log's lines begin with the time and the phase."""
+    return re.sub(r"^\S+Z \w+: ", "", line)
 
 
 _numbers = itertools.count(1)

@@ -23,9 +23,9 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers import gthread
 
+from loader.bundle import theano_compat
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
-from serving import theano_compat
 from serving.app import create_app
 from serving.golden import GoldenRequest, check_golden, read_golden
 from serving.messages import BundleRef, GenerationSpec, Message

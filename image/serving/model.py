@@ -6,14 +6,13 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
 from loader.bundle.model_config import ModelConfig
-from loader.bundle.pickles import load_pickle
 from serving.errors import InvalidRequest, PredictFailed, PredictorInvalid, ServingError
 from serving.tensors import Array
 
@@ -93,8 +92,7 @@ def load_model(name: str, version: str, bundle: Bundle, progress: Callable[[int]
     if config.predictor is not None:
         return Model(name, version, config, _custom(bundle, config.predictor, name, version))
     asset = bundle.pickle_asset(config)
-    with bundle.reader(asset.path, progress) as stream:
-        loaded = load_pickle(cast("BinaryIO", stream), f"{name}/{version}/{asset.path}")
+    loaded = bundle.load(asset.path, progress)
     return Model(name, version, config, _default(loaded, asset.path))
 
 

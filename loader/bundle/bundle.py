@@ -8,14 +8,14 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from loader.bundle.digest import digest_of
 from loader.bundle.errors import BundleError, ManifestInvalid
-from loader.bundle.manifest import MANIFEST_NAME, Asset, Manifest
+from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest
 from loader.bundle.model_config import MODEL_CONFIG_NAME, ModelConfig, parse_model_config
+from loader.bundle.pack.record import RECORD_NAME, PackedPickle, PackRecord
 from loader.bundle.verified import VerifiedReader, ignore_progress
-
-_PICKLE_ENDINGS = (".pkl", ".pickle", ".p")
 
 
 class Bundle:
@@ -96,6 +96,54 @@ class Bundle:
             raise BundleError(f"{self.directory} has no asset {path!r}", hint="Its manifest.json lists what it has")
         return asset
 
+    def load(self, path: str, progress: Callable[[int], None] = ignore_progress) -> object:
+        """Load the object of a pickle: from its pack where one can be used here, else from the pickle itself.
+
+        This runs the pickle's code. The pack was proved to hold an equal object; its arrays are mapped, copy on write.
+
+        Args:
+            path: the pickle's path in the manifest.
+            progress: called with the number of bytes newly verified.
+
+        Raises:
+            BundleError: the manifest has no such asset, or the record of the packs is no such record.
+            DigestMismatch: the pickle or the pack is not what the manifest or the record says.
+            PickleInvalid: it cannot become an object in this image.
+        """
+        from loader.bundle.pack.reader import load_pack
+        from loader.bundle.pickles import load_pickle
+
+        where = "/".join((*self.directory.parts[-2:], path))  # on a volume: model, version, path
+        found = self.find_pack(path)
+        if isinstance(found, str) or (pack := found.pack) is None:
+            with self.reader(path, progress) as stream:
+                return load_pickle(cast("BinaryIO", stream), where)
+        file = self.directory / pack.path
+        with io.BufferedReader(VerifiedReader(file, pack, CHUNK_SIZE, progress), 256 * 1024) as stream:
+            return load_pack(cast("BinaryIO", stream), file, where)
+
+    def find_pack(self, path: str) -> PackedPickle | str:
+        """Return what `load` would use instead of a pickle, or why there is nothing.
+
+        The record of the packs is an asset where they were published. Where they were made on this volume, it is the
+        file in the directory.
+
+        Raises:
+            BundleError: as `load`.
+        """
+        file = self.directory / RECORD_NAME
+        if RECORD_NAME in self._assets:
+            data = self.read(RECORD_NAME)
+        else:
+            try:
+                data = file.read_bytes()
+            except OSError:
+                return "nothing of this bundle was packed"
+        packed = PackRecord.decode(data, str(file)).find(path)
+        if packed is None:
+            return "it was not packed"
+        return packed.problem(self.asset(path).digest) or packed
+
     def config(self) -> ModelConfig:
         """Read the bundle's model.yaml, or the defaults where it has none.
 
@@ -115,11 +163,13 @@ class Bundle:
         """
         if config.asset is not None:
             return self.asset(config.asset)
-        found = [asset for asset in self.manifest.assets if asset.path.lower().endswith(_PICKLE_ENDINGS)]
+        from loader.bundle.pickles import PICKLE_ENDINGS, is_pickle  # brings the unpickler, which the supervisor lacks
+
+        found = [asset for asset in self.manifest.assets if is_pickle(asset.path)]
         if len(found) != 1:
             names = ", ".join(asset.path for asset in found[:5]) or "none"
             raise BundleError(
-                f"{self.directory}: expected one pickle ({', '.join(_PICKLE_ENDINGS)}), found {names}",
+                f"{self.directory}: expected one pickle ({', '.join(PICKLE_ENDINGS)}), found {names}",
                 hint="Name the model's file as `asset:` in model.yaml",
             )
         return found[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,8 @@ class StoredObject(msgspec.Struct, frozen=True):
     Attributes:
         name: relative to the prefix, "/" between parts.
         size: bytes, as stored.
-        generation: names this state of the object; another content has another generation.
+        generation: names this state of the object; another content has another generation. "" where the store knows
+            none: then only the digests of a published manifest tell whether it is the right one.
         crc32c: base64 of the big-endian CRC-32C of the bytes, or "" where the store does not tell.
     """
 
@@ -27,6 +29,20 @@ class StoredObject(msgspec.Struct, frozen=True):
     size: int
     generation: str
     crc32c: str = ""
+
+
+class Body(Protocol):
+    """The bytes of one range, once, in order."""
+
+    def read(self, limit: int, /) -> bytes:
+        """Return the next bytes, at most limit: b"" only at the end.
+
+        Raises:
+            SourceUnavailable: the connection broke off.
+        """
+
+    def abort(self) -> None:
+        """Make a read that is under way in another thread fail, where that is possible."""
 
 
 class Source(Protocol):
@@ -43,13 +59,14 @@ class Source(Protocol):
             SourceUnavailable: it could not be reached.
         """
 
-    def read(self, stored: StoredObject, start: int, end: int) -> bytes:
-        """Return the bytes [start, end) of the listed generation of an object, as stored.
+    def open(self, stored: StoredObject, start: int, end: int) -> AbstractContextManager[Body]:
+        """Open the bytes [start, end) of the listed generation of an object, as stored; start < end.
 
         Raises:
             ObjectNotFound: that generation is gone.
             AccessDenied: it may not be read.
-            SourceUnavailable: the read broke off.
+            WrongAnswer: the store answered with another range or another length.
+            SourceUnavailable: it could not be reached.
         """
 
     def create(self, name: str, content: Path | bytes) -> None:
@@ -58,6 +75,7 @@ class Source(Protocol):
         Raises:
             Immutable: an object of that name exists.
             AccessDenied: it may not be written.
+            UsageError: this kind of store cannot be written to.
             SourceUnavailable: the write broke off; nothing is there.
         """
 
@@ -75,10 +93,32 @@ def open_source(uri: str) -> Source:
         from loader.sources.gcs import GcsSource  # imported here: a second of imports that file:// does not need
 
         return GcsSource(bucket, prefix.strip("/"))
+    if scheme == "s3" and _BUCKET.fullmatch(bucket):
+        from loader.sources.s3 import S3Source
+
+        return S3Source(bucket, prefix.strip("/"))
+    if scheme in ("https", "http"):
+        from loader.sources.https import HttpsSource
+
+        return HttpsSource(uri)
     if scheme == "file" and place.startswith("/") and "\0" not in place:
         from loader.sources.directory import DirectorySource
 
         return DirectorySource(Path(place))
     raise UsageError(
-        f"storageUri {uri!r} is of no kind that Pantry reads", hint="Use gs://BUCKET/PREFIX or file:///DIRECTORY"
+        f"storageUri {uri!r} is of no kind that Pantry reads",
+        hint="Use gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, https://HOST/FOLDER or file:///DIRECTORY",
     )
+
+
+def read_whole(source: Source, stored: StoredObject) -> bytes:
+    """Return all bytes of a small object.
+
+    Raises:
+        SourceError: as `Source.open`.
+        SourceUnavailable: the read broke off.
+    """
+    if stored.size == 0:
+        return b""
+    with source.open(stored, 0, stored.size) as body:
+        return b"".join(iter(lambda: body.read(1024 * 1024), b""))

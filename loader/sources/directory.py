@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import uuid
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loader.errors import AccessDenied, Immutable, LoaderError, ObjectNotFound, SourceUnavailable
-from loader.sources import StoredObject
+from loader.sources import Body, StoredObject
 
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")  # a file in the making
 
@@ -38,15 +39,15 @@ class DirectorySource:
                         )
             return sorted(found, key=lambda stored: stored.name)
 
-    def read(self, stored: StoredObject, start: int, end: int) -> bytes:
-        """Return the bytes [start, end) of a file that has not changed since it was listed."""
+    @contextlib.contextmanager
+    def open(self, stored: StoredObject, start: int, end: int) -> Iterator[Body]:
+        """Open the bytes [start, end) of a file that has not changed since it was listed."""
         path = self.root / stored.name
-        with _translated(path), path.open("rb") as file:
+        with _translated(path), path.open("rb", buffering=0) as file:
             file.seek(start)
-            data = file.read(end - start)
+            yield _Range(file, end - start)
             if _generation(os.fstat(file.fileno())) != stored.generation:
                 raise ObjectNotFound(f"{path} has changed since it was listed", hint="Run the sync again")
-            return data
 
     def create(self, name: str, content: Path | bytes) -> None:
         """Write a file that must not exist yet: whole, or not at all."""
@@ -63,6 +64,19 @@ class DirectorySource:
                 raise Immutable(f"{path} exists already", hint="Publish under a new version") from error
             finally:
                 temporary.unlink(missing_ok=True)
+
+
+class _Range:
+    def __init__(self, file: io.FileIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, limit: int, /) -> bytes:
+        data = self._file.read(min(limit, self._left))
+        self._left -= len(data)
+        return data
+
+    def abort(self) -> None:
+        """A disk that hangs cannot be told to stop."""
 
 
 def _copy(source: Path, target: Path) -> None:
