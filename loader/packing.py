@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from loader.bundle.compressed import compression_of
 from loader.bundle.digest import digest_of
 from loader.bundle.errors import ManifestInvalid
 from loader.bundle.manifest import CHUNK_SIZE, Asset
@@ -32,6 +33,7 @@ from loader.packing_process import Result, Task, memory_to_spare, run_worker
 from loader.report import Report, human_bytes
 from loader.staging import volume_errors
 
+SMALL = 512 * 1024  # bytes of a pickle that loads in no time in any form, and is not even tried
 FASTER = 1.2  # times: what makes a pack worth its bytes
 NOT_SLOWER = 1.05  # times: what is let pass where many bytes can be shared
 MAPPED_FROM = 64 * 1024  # bytes of arrays that are worth a look
@@ -100,12 +102,14 @@ def _pack(directory: Path, path: str, before: PackRecord, making: Path, limit: i
 
 def _best_form(directory: Path, source: Asset, making: Path, limit: int) -> PackedPickle:
     """Pack a pickle into the file `pack`, and find out by proof and measurement whether that is the form to load."""
+    if source.size < SMALL and not _is_compressed(directory / source.path):
+        return PackedPickle(source.path, source.digest, "pickle", _environment({}), reason="it is small")
     target = making / "pack"
     target.unlink(missing_ok=True)
     task = Task(directory=str(directory), source=source, where=source.path, memory_limit=limit, target=str(target))
     made = run_worker(task, making)
     task = msgspec.structs.replace(task, target=None, modules=made.modules)
-    environment = Environment(python_version(), ".".join(package_version("numpy").split(".")[:2]), made.packages)
+    environment = _environment(made.packages)
     reason = made.invalid
     if not (reason or made.columns or made.mapped_bytes >= MAPPED_FROM) and _is_quick_to_read(directory / source.path):
         reason = "it holds no arrays and no long lists or dicts that would load faster packed"
@@ -130,6 +134,15 @@ def _best_form(directory: Path, source: Asset, making: Path, limit: int) -> Pack
     pack = msgspec.structs.replace(asset, path=f"{PACK_FOLDER}/{name}")
     columns = msgspec.structs.replace(packed, form="columns", pack=pack, mapped_bytes=made.mapped_bytes)
     return _with(columns, loaded)
+
+
+def _environment(packages: dict[str, str]) -> Environment:
+    return Environment(python_version(), ".".join(package_version("numpy").split(".")[:2]), packages)
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return compression_of(file.read(16)) is not None
 
 
 def _is_quick_to_read(path: Path) -> bool:

@@ -76,7 +76,7 @@ def in_namespace(root: str, user: str, environment: list[str]) -> list[str]:
 def test_theano_compiles_and_answers(run: Run) -> None:
     """Theano imports, compiles a new function with C++, and the function pickled by Python 2.7 answers as it did."""
     code = """
-from serving.theano_compat import prepare
+from loader.bundle.theano_compat import prepare
 prepare()
 import pickle, numpy, theano
 x = theano.tensor.dvector()

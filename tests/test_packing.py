@@ -26,7 +26,7 @@ from loader.bundle.pack.proof import digest_object
 from loader.bundle.pack.record import RECORD_NAME, PackedPickle, PackRecord
 from loader.bundle.verified import ignore_progress
 from loader.errors import PackFailed, UsageError, VolumeError
-from loader.packing import pack_directory
+from loader.packing import SMALL, pack_directory
 from loader.packing_process import memory_to_spare, worker_environment
 from loader.report import Report
 from tests.model_kinds import Doubler
@@ -35,6 +35,12 @@ from tests.sources import manifest_of, read_files, start_pantry, write_files
 
 OLD = Path(__file__).with_name("pickles")
 MODULE = "import os, signal, time\n"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests pack little to be quick."""
+    monkeypatch.setattr("loader.packing.SMALL", 0)
 
 
 def table() -> dict[str, Any]:
@@ -146,7 +152,7 @@ def test_without_a_pack_the_pickle_is_loaded(tmp_path: Path) -> None:
     counted: list[int] = []
     assert bundle.load("model.pkl", counted.append) == {"a": 1}
     assert sum(counted) == (tmp_path / "model.pkl").stat().st_size
-    assert bundle.find_pack("model.pkl") == "nothing of this bundle was packed"
+    assert bundle.find_pack("model.pkl") == "it was not packed"
 
 
 def test_a_stale_pack_is_not_loaded(directory: Path) -> None:
@@ -419,7 +425,7 @@ def test_a_pickle_that_writes_to_the_output_disturbs_nothing(tmp_path: Path, cap
 
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     """Killed in the middle, a run leaves no file that a server reads, and the next one clears up after it."""
-    write(tmp_path, model=runs("time.sleep(60)"))
+    write(tmp_path, model=[runs("time.sleep(60)"), bytes(SMALL)])
     with start_pantry("pack", tmp_path) as process:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob(".pack/.making-*/*.log")) and time.monotonic() < deadline:
@@ -467,3 +473,13 @@ def test_a_manifest_may_list_packs(directory: Path) -> None:
     bundle_of(directory, publish_pack=True)
     manifest = Manifest.decode((directory / MANIFEST_NAME).read_bytes(), "manifest.json")
     assert RECORD_NAME in {asset.path for asset in manifest.assets}
+
+
+def test_a_small_pickle_is_not_even_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle that loads in no time is not run to find that out; a compressed one may hold a lot."""
+    monkeypatch.setattr("loader.packing.SMALL", SMALL)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(list(range(1000))))
+    (tmp_path / "b.pkl.gz").write_bytes(gzip.compress(pickle.dumps(np.zeros(1_000_000))))
+    pack_directory(tmp_path, Report(io.StringIO()))
+    record = PackRecord.decode((tmp_path / RECORD_NAME).read_bytes(), "record")
+    assert [(packed.form, packed.reason) for packed in record.pickles] == [("pickle", "it is small"), ("columns", "")]
