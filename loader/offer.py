@@ -146,6 +146,22 @@ def accept(offer: Offer, spec: ModelSpec, keys: PublicKeys | None) -> Accepted:
     return Accepted(_wanted(offer, parsed), digest_of(manifest)[7:19], manifest, signature, statement)
 
 
+def read_asset(offer: Offer, wanted: Wanted) -> bytes:
+    """Return the verified bytes of one small asset of a published bundle.
+
+    Raises:
+        DigestMismatch: it is not what the manifest says.
+    """
+    data = _read(offer.source, wanted.stored)
+    got = digest_of(data)
+    if wanted.asset and got != wanted.asset.digest:
+        raise DigestMismatch(
+            f"{offer.source.uri}/{wanted.stored.name} is damaged: expected {wanted.asset.digest}, got {got}",
+            hint="Publish the bundle again under a new version",
+        )
+    return data
+
+
 def require_pin(spec: ModelSpec, digest: str, where: str) -> None:
     """Refuse a manifest that is not the one that models.yaml pins.
 

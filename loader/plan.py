@@ -10,8 +10,9 @@ import msgspec
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
 from loader.bundle.models import ModelSpec
+from loader.bundle.pack.record import RECORD_NAME, PackRecord
 from loader.errors import Immutable
-from loader.offer import accept, is_same, look
+from loader.offer import Offer, accept, is_same, look, read_asset
 from loader.report import Report, human_bytes
 from loader.signatures import PublicKeys
 from loader.sources import Source, open_source
@@ -35,6 +36,8 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
         bytes_to_move: of them, what would be fetched.
         bytes_pruned: of the versions that would be pruned.
         pruned: these versions.
+        peak_bytes: of memory, that loading its largest pickle was measured to take; 0 where it was not packed.
+        mapped_bytes: of memory that come on top while its arrays are used, once for all processes that only read.
     """
 
     model: str
@@ -48,6 +51,8 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     bytes_to_move: int = 0
     bytes_pruned: int = 0
     pruned: tuple[str, ...] = ()
+    peak_bytes: int = 0
+    mapped_bytes: int = 0
 
 
 def plan_all(
@@ -106,17 +111,19 @@ def plan_one(
         accepted = accept(offer, spec, keys)
         if present is None:
             wanted = with_twins(accepted.wanted, root, spec.name)
-            return _compare(spec, wanted, root, pruned=tuple(path.name for path in pruned), bytes_pruned=freed)
+            plan = _compare(spec, wanted, root, tuple(path.name for path in pruned), freed)
+            return _with_memory(plan, _record(offer, wanted))
         if not is_same(offer, present):
             raise Immutable(
                 f"{present.directory} holds {present.digest}, but {spec.storage_uri} has other content now",
                 hint="A version names one bundle for ever: publish the new content under a new version",
             )
     manifest = present.manifest
-    return Plan(
+    plan = Plan(
         spec.name, spec.version, spec.version, reused=len(manifest.assets), bytes=manifest.size,
         pruned=tuple(path.name for path in pruned), bytes_pruned=freed,
     )  # fmt: skip
+    return _with_memory(plan, present.pack_record())
 
 
 def _compare(spec: ModelSpec, wanted: list[Wanted], root: Path, pruned: tuple[str, ...], bytes_pruned: int) -> Plan:
@@ -140,12 +147,31 @@ def _compare(spec: ModelSpec, wanted: list[Wanted], root: Path, pruned: tuple[st
     )
 
 
+def _record(offer: Offer, wanted: list[Wanted]) -> PackRecord:
+    """Return what was packed of a bundle, and measured, when it was published."""
+    for item in wanted:
+        if item.stored.name == RECORD_NAME:
+            return PackRecord.decode(read_asset(offer, item), f"{offer.source.uri}/{RECORD_NAME}")
+    return PackRecord()
+
+
+def _with_memory(plan: Plan, record: PackRecord) -> Plan:
+    largest = max(record.pickles, key=lambda packed: packed.peak_bytes + packed.mapped_bytes, default=None)
+    if largest is None:
+        return plan
+    return msgspec.structs.replace(plan, peak_bytes=largest.peak_bytes, mapped_bytes=largest.mapped_bytes)
+
+
 def _sentence(plan: Plan, free: int) -> str:
     name = f"{plan.model} {plan.version}"
     pruned = f"; prunes {', '.join(plan.pruned)} ({human_bytes(plan.bytes_pruned)})" if plan.pruned else ""
+    after = f"{human_bytes(free)} free after"
+    if plan.peak_bytes:
+        after += f"; loading takes {human_bytes(plan.peak_bytes)} of memory"
+        after += f", and {human_bytes(plan.mapped_bytes)} mapped" if plan.mapped_bytes else ""
     if plan.compared_with == plan.version:
-        return f"{name}: on the volume already, nothing to move{pruned}; {human_bytes(free)} free after"
+        return f"{name}: on the volume already, nothing to move{pruned}; {after}"
     base = f" against {plan.compared_with}" if plan.compared_with else ""
     files = f"{plan.added} files added, {plan.changed} changed, {plan.reused} reused, {plan.removed} removed"
     moves = f"moves {human_bytes(plan.bytes_to_move)} of {human_bytes(plan.bytes)}"
-    return f"{name}{base}: {files}; {moves}{pruned}; {human_bytes(free)} free after"
+    return f"{name}{base}: {files}; {moves}{pruned}; {after}"

@@ -1,4 +1,7 @@
-"""Verify: read every byte of a bundle again and compare it with the manifest, and the manifest with its signature."""
+"""Verify: read every byte of a bundle again and compare it with the manifest, and the manifest with its signature.
+
+Packs that were made on the volume are in no manifest; they are compared with the record that was made beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loader.bundle.bundle import Bundle
-from loader.bundle.errors import DigestMismatch
-from loader.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, Asset, chunk_range
+from loader.bundle.errors import DigestMismatch, ManifestInvalid
+from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, SIGNATURE_NAME, Asset, chunk_range
+from loader.bundle.pack.record import RECORD_NAME, PackRecord
+from loader.bundle.verified import VerifiedReader, ignore_progress
 from loader.errors import SignatureInvalid
 from loader.report import Report, human_bytes
 from loader.signatures import PublicKeys, Statement, check, require_files, require_manifest
@@ -32,21 +37,25 @@ def verify(directory: Path, report: Report, keys: PublicKeys | None = None) -> b
     bundle = Bundle.open(directory)
     if keys is not None:
         require_signed(bundle, keys)
-    names = [asset.path for asset in bundle.manifest.assets]
+    packs, wrong = _packs_made_here(bundle)
+    files = [(asset, bundle.manifest.chunk_size) for asset in bundle.manifest.assets]
+    files += [(pack, CHUNK_SIZE) for pack in packs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter's lock to the others
-        checks = [(asset, index) for asset in bundle.manifest.assets for index in (WHOLE, *range(len(asset.chunks)))]
-        problems = pool.map(lambda check: _problem(bundle, *check), checks, chunksize=1)
-        wrong = [problem for problem in problems if problem]
-    known = {MANIFEST_NAME, SIGNATURE_NAME, *names}
+        checks = [(*file, index) for file in files for index in (WHOLE, *range(len(file[0].chunks)))]
+        problems = pool.map(lambda check: _problem(directory, *check), checks, chunksize=1)
+        wrong += [problem for problem in problems if problem]
+    known = {MANIFEST_NAME, SIGNATURE_NAME, RECORD_NAME, *(asset.path for asset, _ in files)}
     there = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
     wrong += [f"{name}: not in the manifest" for name in there if name not in known]
     for problem in wrong:
         report.event("failed", problem)
     if not wrong:
         signed = ", signed" if keys is not None else ""
+        made = f", and {len(packs)} packs made here, which the digest does not cover" if packs else ""
         report.event(
             "verified",
-            f"{directory}: {len(names)} files, {human_bytes(bundle.manifest.size)}, {bundle.digest}{signed}",
+            f"{directory}: {len(bundle.manifest.assets)} files, {human_bytes(bundle.manifest.size)}, "
+            f"{bundle.digest}{signed}{made}",
             digest=bundle.digest,
         )
     return not wrong
@@ -74,18 +83,29 @@ def require_signed(bundle: Bundle, keys: PublicKeys) -> Statement:
     return statement
 
 
-def _problem(bundle: Bundle, asset: Asset, index: int) -> str | None:
+def _packs_made_here(bundle: Bundle) -> tuple[list[Asset], list[str]]:
+    """Return the packs that were made on this volume, which no manifest lists, and what is wrong with their record."""
+    record = bundle.directory / RECORD_NAME
+    if any(asset.path == RECORD_NAME for asset in bundle.manifest.assets) or not record.is_file():
+        return [], []
+    try:
+        pickles = PackRecord.decode(record.read_bytes(), RECORD_NAME).pickles
+    except ManifestInvalid as error:
+        return [], [error.message]
+    return [packed.pack for packed in pickles if packed.pack is not None], []
+
+
+def _problem(directory: Path, asset: Asset, chunk_size: int, index: int) -> str | None:
     """Return what is wrong with one chunk of an asset, or with the whole."""
-    path = bundle.directory / asset.path
+    path = directory / asset.path
     if index == WHOLE:
         try:
-            with bundle.reader(asset.path):  # missing, a link, or of another size
-                pass
+            VerifiedReader(path, asset, chunk_size, ignore_progress).close()  # missing, a link, or of another size
         except DigestMismatch as error:
             return error.message
         start, end, expected = 0, asset.size, asset.digest
     else:
-        start, end = chunk_range(asset.size, index, bundle.manifest.chunk_size)
+        start, end = chunk_range(asset.size, index, chunk_size)
         expected = asset.chunks[index]
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -125,11 +125,23 @@ class Bundle:
     def find_pack(self, path: str) -> PackedPickle | str:
         """Return what `load` would use instead of a pickle, or why there is nothing.
 
-        The record of the packs is an asset where they were published. Where they were made on this volume, it is the
-        file in the directory.
-
         Raises:
             BundleError: as `load`.
+        """
+        packed = self.pack_record().find(path)
+        if packed is None:
+            return "it was not packed"
+        return packed.problem(self.asset(path).digest) or packed
+
+    def pack_record(self) -> PackRecord:
+        """Return what was packed of this bundle.
+
+        The record is an asset where packs were published. Where they were made on this volume, it is the file in the
+        directory.
+
+        Raises:
+            DigestMismatch: it is not what the manifest says.
+            ManifestInvalid: it is no such record.
         """
         file = self.directory / RECORD_NAME
         if RECORD_NAME in self._assets:
@@ -138,11 +150,8 @@ class Bundle:
             try:
                 data = file.read_bytes()
             except OSError:
-                return "nothing of this bundle was packed"
-        packed = PackRecord.decode(data, str(file)).find(path)
-        if packed is None:
-            return "it was not packed"
-        return packed.problem(self.asset(path).digest) or packed
+                return PackRecord()
+        return PackRecord.decode(data, str(file))
 
     def config(self) -> ModelConfig:
         """Read the bundle's model.yaml, or the defaults where it has none.
