@@ -144,6 +144,6 @@ def test_pack_and_inspect(source: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "loader.cli", "inspect", str(tmp_path / "gone.pkl")],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert missing.returncode == 1
+    assert missing.returncode == 2
     assert "gone.pkl" in missing.stderr
     assert "Traceback" not in missing.stderr

@@ -212,7 +212,7 @@ class _Fetch:
             raise SourceUnavailable(f"{where}: expected {end - start} bytes from {start}, got {position - start}")
         file.wanted.check(index, landed, where)
         self._journal.append(file.number, index, landed)
-        file.land(index, landed)
+        file.land(index, landed, descriptor)
         self._tell(file, index)
 
     def _blocks(self, body: Body, size: int, number: int) -> Iterator[bytes]:

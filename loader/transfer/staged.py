@@ -19,6 +19,7 @@ from loader.sources import StoredObject
 from loader.transfer.journal import Landed
 
 FLUSHED_ALONE = 1024 * 1024  # bytes of a file that is worth a flush of its own
+FLUSH_EVERY = 64 * 1024 * 1024  # bytes of a file: the disk writes while the network brings more
 BLOCK_SIZE = 512 * 1024  # bytes read at once: hashed while the processor's cache still has them
 
 
@@ -76,6 +77,7 @@ class StagedFile:
         self.number, self.wanted, self.path = number, wanted, staging / wanted.stored.name
         self._landed: list[Landed | None] = [None] * wanted.chunks
         self._missing = wanted.chunks
+        self._unflushed = 0
         self._lock = threading.Lock()
         self._prepared = self._finishing = False
         self._whole, self._hashed = hashlib.sha256(), 0
@@ -115,11 +117,21 @@ class StagedFile:
             self.wanted.check(index, claim, "")
         except DigestMismatch:
             return False
-        self.land(index, claim)
+        self._take(index, claim)
         return True
 
-    def land(self, index: int, landed: Landed) -> None:
-        """Take a chunk that is on the disk and right."""
+    def land(self, index: int, landed: Landed, descriptor: int) -> None:
+        """Take a chunk that has just been written, and is right."""
+        self._take(index, landed)
+        start, end = self.wanted.range(index)
+        with self._lock:
+            self._unflushed += end - start
+            if is_due := self._unflushed >= FLUSH_EVERY:
+                self._unflushed = 0
+        if is_due:
+            os.fdatasync(descriptor)
+
+    def _take(self, index: int, landed: Landed) -> None:
         with self._lock:
             self._landed[index] = landed
             self._missing -= 1
