@@ -44,7 +44,7 @@ class RangeReader:
 
     def __init__(self, identify: Identify, denied: str) -> None:
         self._identify, self._denied = identify, denied
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, str], urllib3.PoolManager] = {}  # by scheme and host
 
     @contextlib.contextmanager
     def open(self, url: str, start: int, end: int, where: str, headers: Mapping[str, str]) -> Iterator[RangeBody]:
@@ -112,12 +112,13 @@ class RangeReader:
             raise SourceUnavailable(f"{where}: {_sentence(error)}") from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        proxy = _proxy_of(url)
-        if (pool := self._pools.get(proxy)) is None:
-            trusted = authorities()
+        parts = urlsplit(url)
+        place = (parts.scheme, parts.hostname or "")
+        if (pool := self._pools.get(place)) is None:
+            trusted, proxy = authorities(), _proxy_of(*place)
             kind = urllib3.ProxyManager(proxy, maxsize=MOST_CONNECTIONS, ca_certs=trusted) if proxy else None
             pool = kind or urllib3.PoolManager(maxsize=MOST_CONNECTIONS, ca_certs=trusted)
-            pool = self._pools.setdefault(proxy, pool)
+            pool = self._pools.setdefault(place, pool)
         return pool
 
     def _refused(self, response: urllib3.BaseHTTPResponse, reason: str, where: str) -> SourceError | SourceUnavailable:
@@ -223,11 +224,10 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _proxy_of(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+def _proxy_of(scheme: str, host: str) -> str:
+    if not host or urllib.request.proxy_bypass(host):
         return ""
-    return urllib.request.getproxies().get(parts.scheme, "")
+    return urllib.request.getproxies().get(scheme, "")
 
 
 def _reason(response: urllib3.BaseHTTPResponse) -> str:
