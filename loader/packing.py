@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 import uuid
@@ -31,7 +29,7 @@ from loader.errors import UsageError
 from loader.hashing import hash_file
 from loader.packing_process import Result, Task, memory_to_spare, run_worker
 from loader.report import Report, human_bytes
-from loader.staging import volume_errors
+from loader.staging import lock_directory, volume_errors
 
 SMALL = 512 * 1024  # bytes of a pickle that loads in no time in any form, and is not even tried
 FASTER = 1.2  # times: what makes a pack worth its bytes
@@ -213,12 +211,12 @@ def _making(folder: Path) -> Iterator[Path]:
     """Give a folder of this run's own in .pack, and remove it again, with those of runs that were killed."""
     folder.mkdir(exist_ok=True)
     for left in folder.glob(f"{_MAKING}*"):
-        if (lock := _lock(left)) is not None:
+        if (lock := lock_directory(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
     mine = folder / f"{_MAKING}{uuid.uuid4().hex[:12]}"
     mine.mkdir()
-    held = _lock(mine)
+    held = lock_directory(mine)
     try:
         yield mine
     finally:
@@ -240,18 +238,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(folder: Path) -> int | None:
-    """Hold a folder until the descriptor is closed; None if it is gone, or a living process holds it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
-            os.close(descriptor)
-            return None  # any other error: no locks on this volume
-    return descriptor

@@ -75,7 +75,7 @@ def _claim(home: Path, version: str, content: str) -> tuple[Path, int] | None:
     mine = home / f"{version}-{content}-{uuid.uuid4().hex[:12]}"
     held = None
     for left in sorted(home.iterdir()):
-        if _version_of(left.name) != version or (lock := _lock(left)) is None:
+        if _version_of(left.name) != version or (lock := lock_directory(left)) is None:
             continue
         if held is None and left.name.startswith(f"{version}-{content}-"):
             left.rename(mine)
@@ -85,11 +85,11 @@ def _claim(home: Path, version: str, content: str) -> tuple[Path, int] | None:
             os.close(lock)
     if held is None:
         mine.mkdir()
-        held = _lock(mine)
+        held = lock_directory(mine)
     return None if held is None else (mine, held)
 
 
-def _lock(directory: Path) -> int | None:
+def lock_directory(directory: Path) -> int | None:
     """Hold a directory until the descriptor is closed; None if it is gone, or a living process holds it."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -205,7 +205,7 @@ def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
         home.mkdir(exist_ok=True)
         gone = superseded(root, model, desired, retain)
         for path in list(gone):
-            if (lock := _lock(path)) is None:  # a server holds it
+            if (lock := lock_directory(path)) is None:  # a server holds it
                 gone.remove(path)
                 continue
             trash = home / f"{path.name}-pruned-{uuid.uuid4().hex[:12]}"
@@ -214,7 +214,7 @@ def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
             os.close(lock)
             status_path(root, model, path.name).unlink(missing_ok=True)
         for left in home.iterdir():
-            if (lock := _lock(left)) is not None:
+            if (lock := lock_directory(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
     return [path.name for path in gone]
