@@ -6,9 +6,8 @@ from pathlib import Path
 
 from serving.errors import ModelNotReady, NotFound
 from serving.model import Model
-from serving.state import ModelState, ServerState, read_state, sentence
-
-WANTED_DIRECTORY = "wanted"
+from serving.openapi import Described
+from serving.state import WANTED_DIRECTORY, ModelState, ServerState, read_state, sentence
 
 
 class Catalog:
@@ -38,6 +37,15 @@ class Catalog:
         if not models:
             raise ModelNotReady("the server has no models: models.yaml lists none")
         return models[0].name
+
+    def described(self) -> tuple[Described, ...]:
+        """Return every model, with what it declares where it is held here."""
+        return tuple(
+            Described(state.name, held.version, held.config)
+            if (held := self._models.get(state.name))
+            else Described(state.name, state.version, None)
+            for state in self.state.models
+        )
 
     def describe(self, name: str) -> ModelState:
         """Return where a model is.

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from loader.bundle.errors import ModelsInvalid
 from loader.bundle.models import load_models
+from serving import logs
+from serving.access.modes import access_from
 from serving.admin import AdminServer
+from serving.cpus import set_library_threads
 from serving.errors import SettingsInvalid
 from serving.settings import settings_from
 from serving.supervisor import Supervisor
@@ -20,9 +23,18 @@ BACKLOG = 2048  # connections that may wait while a generation is replaced
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; return the exit status: 0 done, 1 failed with a sentence, 2 wrong use."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["hash-password"]:
+        from serving.access import hash as hash_password
+
+        return hash_password.main(words[1:])
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.volume is None and not options.reload:
+        parser.error("--volume DIR is required, unless --reload serves directories")
     try:
         settings = settings_from(os.environ)
+        access_from(settings)  # a wrong file of secrets ends the start, not a generation
         load_models(options.models)
     except (SettingsInvalid, ModelsInvalid) as error:
         print(f"pantry-serve: {error}", file=sys.stderr)
@@ -33,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"pantry-serve: cannot listen: {error}. Choose other addresses with --bind and --admin", file=sys.stderr)
         return 1
-    admin.start()
-    Supervisor(options.models, options.volume, listener, admin, settings).run()
+    logs.configure()
+    set_library_threads(os.environ, settings.workers)  # generations inherit it, before they import what computes
+    Supervisor(options.models, options.volume or Path(), listener, admin, settings, options.reload).run()
     admin.shutdown()
     admin.server_close()
     return 0
@@ -43,12 +56,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pantry-serve",
+        epilog="`pantry-serve hash-password NAME` makes a line for the file of users.",
         description="Serve the models that models.yaml lists from a volume, and follow both as they change.",
     )
     parser.add_argument("--models", type=Path, required=True, metavar="FILE", help="models.yaml")
-    parser.add_argument("--volume", type=Path, required=True, metavar="DIR", help="where `pantry sync` puts bundles")
+    parser.add_argument("--volume", type=Path, metavar="DIR", help="where `pantry sync` puts bundles")
     parser.add_argument("--bind", type=_address, default="127.0.0.1:8080", metavar="HOST:PORT", help="serving port")
     parser.add_argument("--admin", type=_address, default="127.0.0.1:8081", metavar="HOST:PORT", help="admin port")
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: serve directories that file:// addresses name, as they are, and follow their changes",
+    )
     return parser
 
 

@@ -26,9 +26,24 @@ class GenerationSpec(msgspec.Struct, frozen=True):
     listener: int  # file descriptor of the listening socket
     pipe: int  # file descriptor on which messages go to the supervisor
     settings: Settings
+    directories: dict[str, str] = {}  # of models that are served unverified, from elsewhere than the volume
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class WorkerEnded(msgspec.Struct, frozen=True, tag=True):
+    """One line from a generation to its supervisor: a worker has gone, and another is forked in its place.
+
+    Attributes:
+        pid: its process id.
+        computing: the models that were in a predict.
+        grown: bytes by which it had grown, where it was asked to end for that.
+    """
+
+    pid: int
+    computing: tuple[str, ...] = ()
+    grown: int = 0
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """One line from a generation to its supervisor: progress, a failure, or a worker that answers.
 
     Attributes:

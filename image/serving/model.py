@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
-from loader.bundle.model_config import ModelConfig
+from loader.bundle.model_config import InputSpec, ModelConfig, OutputSpec
+from serving.batching import Batcher
 from serving.errors import InvalidRequest, PredictFailed, PredictorInvalid, ServingError
+from serving.metrics import observe_batch
+from serving.settings import Settings
 from serving.tensors import Array
 
 DEFAULT_INPUT, DEFAULT_OUTPUT = "input", "output"
@@ -28,13 +31,31 @@ class Model:
         config: how it wants to be served.
     """
 
-    def __init__(self, name: str, version: str, config: ModelConfig, answer: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        config: ModelConfig,
+        answer: Callable[..., Any],
+        settings: Settings = Settings(),  # noqa: B008 - it is frozen
+    ) -> None:
         self.name, self.version, self.config, self._answer = name, version, config, answer
         # A compiled Theano function keeps its inputs in storage of its own: two threads in it at once mix their rows.
-        self._one_at_a_time = threading.Lock()
+        self._batcher = Batcher(
+            name,
+            self._compute,
+            config.batching.max_rows if _has_rows(config) else 1,
+            settings.predict_seconds,
+            settings.max_queue,
+            functools.partial(observe_batch, name),
+        )
+
+    def surround(self, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Let every computation go through another function: `around` makes it from the present one."""
+        self._answer = around(self._answer)
 
     def predict(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Answer.
+        """Answer, alone or together with other requests that wait.
 
         Args:
             inputs: arrays by name; checked already where the model declares its inputs.
@@ -45,17 +66,22 @@ class Model:
         Raises:
             InvalidRequest: a model without declared inputs does not take these.
             PredictFailed: the model raised, or answered with what are no arrays.
+            Overloaded: too many requests wait.
+            PredictTimeout: the model does not return.
         """
+        return self._batcher.predict(inputs)
+
+    def _compute(self, inputs: dict[str, Array]) -> dict[str, Array]:
         try:
-            with self._one_at_a_time:
-                result = self._answer(inputs)
+            result = self._answer(inputs)
         except ServingError:
             raise
         except Exception as error:
             text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
-            # With declared inputs the request was right, so the fault is the model's; without, the model is the only
-            # judge of what it takes.
-            if isinstance(error, ValueError | TypeError) and not self.config.inputs:
+            # With declared inputs the request was right, so the fault is the model's. Without, the model is the only
+            # judge of what it takes; with declared texts, too: no declaration says which ones it has learned.
+            judges = not self.config.inputs or any(spec.datatype == "BYTES" for spec in self.config.inputs)
+            if isinstance(error, ValueError | TypeError) and judges:
                 raise InvalidRequest(f"model {self.name} does not take this input: {text}") from error
             raise PredictFailed(f"model {self.name} failed: {text}") from error
         return self._named(result)
@@ -76,7 +102,13 @@ class Model:
         return arrays
 
 
-def load_model(name: str, version: str, bundle: Bundle, progress: Callable[[int], None]) -> Model:
+def load_model(
+    name: str,
+    version: str,
+    bundle: Bundle,
+    progress: Callable[[int], None],
+    settings: Settings = Settings(),  # noqa: B008 - it is frozen
+) -> Model:
     """Load a bundle's model. This runs the bundle's code.
 
     Args:
@@ -84,20 +116,31 @@ def load_model(name: str, version: str, bundle: Bundle, progress: Callable[[int]
         version: in URLs.
         bundle: every byte is checked against its manifest as it is read.
         progress: called with the number of bytes newly read.
+        settings: of the server: how long a request may wait, and how many.
 
     Raises:
         BundleError: the bundle is damaged, cannot be loaded in this image, or holds nothing that answers.
     """
     config = bundle.config()
     if config.predictor is not None:
-        return Model(name, version, config, _custom(bundle, config.predictor, name, version))
+        return Model(name, version, config, _custom(bundle, config.predictor, name, version), settings)
     asset = bundle.pickle_asset(config)
     loaded = bundle.load(asset.path, progress)
-    return Model(name, version, config, _default(loaded, asset.path))
+    return Model(name, version, config, _default(loaded, asset.path, config.outputs), settings)
 
 
-def _default(loaded: Any, where: str) -> Callable[[dict[str, Array]], Any]:
-    """Find out how an object answers: by predict(), by being called, or by looking up keys."""
+def _has_rows(config: ModelConfig) -> bool:
+    """Whether inputs are declared, and every tensor has any number of rows: then requests can share a predict."""
+    tensors: list[InputSpec | OutputSpec] = [*config.inputs, *config.outputs]
+    return bool(config.inputs) and all(spec.shape[0] == -1 for spec in tensors)
+
+
+def _default(loaded: Any, where: str, outputs: Sequence[OutputSpec]) -> Callable[[dict[str, Array]], Any]:
+    """Find out how an object answers: by the outputs' methods, predict(), being called, or looking up keys."""
+    if any(spec.method != "predict" for spec in outputs):
+        if missing := [spec.method for spec in outputs if not callable(getattr(loaded, spec.method, None))]:
+            raise PredictorInvalid(f"{where} holds a {type(loaded).__name__}, which has no method {missing[0]}()")
+        return lambda inputs: {spec.name: getattr(loaded, spec.method)(*inputs.values()) for spec in outputs}
     if callable(getattr(loaded, "predict", None)):
         return lambda inputs: loaded.predict(*inputs.values())
     if callable(loaded):

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 import msgspec
 
-from serving.messages import BundleRef, GenerationSpec, Message
+from serving import rules
+from serving.messages import BundleRef, GenerationSpec, Message, WorkerEnded
 from serving.settings import Settings
 from serving.state import Phase
 
@@ -25,23 +27,35 @@ class GenerationProcess:
         failure: the message in which it said why it cannot, or None.
         exit_status: how it ended, as os.waitstatus_to_exitcode gives it; None while it runs.
         began: when it was started, monotonic seconds.
+        ended_workers: that have gone, in the order of their ends; the supervisor takes them out.
     """
 
     def __init__(
-        self, number: int, bundles: tuple[BundleRef, ...], volume: str, runtime: str, listener: int, settings: Settings
+        self,
+        number: int,
+        bundles: tuple[BundleRef, ...],
+        volume: str,
+        runtime: str,
+        listener: int,
+        settings: Settings,
+        environment: Mapping[str, str],
+        directories: dict[str, str],
     ) -> None:
         self.number, self.bundles, self.began = number, bundles, time.monotonic()
         self.failure: Message | None = None
         self.exit_status: int | None = None
+        self.ended_workers: list[WorkerEnded] = []
+        self._deaths: list[tuple[float, WorkerEnded]] = []
         self._workers, self._ready_workers = settings.workers, 0
         self._last: dict[str, Message] = {}
         self._loading, self._warming, self._buffer = "", False, b""
         self._deadline: float | None = None
         self._pipe, theirs = os.pipe()
         os.set_blocking(self._pipe, False)
-        spec = GenerationSpec(number, bundles, volume, runtime, listener, theirs, settings)
+        spec = GenerationSpec(number, bundles, volume, runtime, listener, theirs, settings, directories)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "serving.generation", msgspec.json.encode(spec).decode()],
+            env={**os.environ, **environment},
             pass_fds=(listener, theirs),
             start_new_session=True,  # a Ctrl-C on the terminal is the supervisor's to handle
         )
@@ -51,6 +65,11 @@ class GenerationProcess:
     def pid(self) -> int:
         """The process id of its gunicorn master."""
         return self._process.pid
+
+    @property
+    def pipe(self) -> int:
+        """The file descriptor that is readable when it has said something."""
+        return self._pipe
 
     @property
     def ready(self) -> bool:
@@ -77,10 +96,15 @@ class GenerationProcess:
                 self._buffer += data
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            self._hear(msgspec.json.decode(line, type=Message))
+            self._hear(msgspec.json.decode(line, type=Message | WorkerEnded))
 
-    def _hear(self, message: Message) -> None:
-        if message.phase is Phase.READY:
+    def _hear(self, message: Message | WorkerEnded) -> None:
+        if isinstance(message, WorkerEnded):
+            if not self.draining:
+                self.ended_workers.append(message)
+            if not message.grown:
+                self._deaths = [*self._deaths[1 - rules.DEATHS :], (time.monotonic(), message)]
+        elif message.phase is Phase.READY:
             self._ready_workers += 1
         elif message.phase is Phase.FAILED:
             self.failure = message
@@ -90,11 +114,27 @@ class GenerationProcess:
             self._loading = message.model
             self._last[message.model] = message
 
+    def take_culprits(self) -> tuple[BundleRef, ...]:
+        """Return the bundles that computed when workers died, or all of them, where workers die again and again.
+
+        Then the deaths are counted anew.
+        """
+        if not rules.dies_too_often([when for when, _ in self._deaths], time.monotonic()):
+            return ()
+        computing = {name for _, worker in self._deaths for name in worker.computing}
+        self._deaths = []
+        return tuple(ref for ref in self.bundles if ref.name in computing or not computing)
+
     def drain(self, seconds: float) -> None:
         """Ask it to finish what it has begun and exit, within so many seconds."""
         if self._deadline is None and self.exit_status is None:
             self._deadline = time.monotonic() + seconds
             self._signal(signal.SIGTERM)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it was asked to exit."""
+        return self._deadline is not None
 
     @property
     def overdue(self) -> bool:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version as package_version
 from typing import Any, cast
 
-from flask import Flask, Response, current_app, g, request
+import msgspec
+from flask import Flask, Response, current_app, request
+from gunicorn.http.errors import NoMoreData, ParseException
 from werkzeug.routing import BaseConverter
 
+from serving import openapi, page
+from serving.access import guard
+from serving.binary import JSON_LENGTH
 from serving.catalog import Catalog
 from serving.errors import BodyTooLarge, InvalidRequest, ModelNotReady
-from serving.images import decode_image
+from serving.exchange import exchange_of
+from serving.infer import Inference, decode_infer, encode_infer
 from serving.model import Model
-from serving.protocol import decode_infer, decode_instances, decode_json, decode_short, encode_infer, encode_rows
+from serving.npy import NPY_TYPE, encode_npy
+from serving.protocol import decode_instances, decode_json, decode_short, encode_rows
+from serving.repository import decode_index, index_of
 from serving.responses import answer
 from serving.state import ModelState, Phase, sentence
-
-IMAGE_TYPES = ("image/png", "image/jpeg")
+from serving.tensors import Array
+from serving.uploads import RAW_TYPE, decode_upload, is_upload
 
 
 class _NameConverter(BaseConverter):
@@ -28,30 +37,36 @@ class _NameConverter(BaseConverter):
 def register(app: Flask) -> None:
     """Add all routes to an app."""
     app.url_map.converters["name"] = _NameConverter
-    for rule, view, methods in (
+    rules: list[tuple[str, Callable[..., Response], list[str]]] = [
         ("/", index, ["GET"]),
         ("/healthz", healthz, ["GET"]),
+        ("/login", login, ["GET", "POST"]),
         ("/predict", predict, ["POST"]),
         ("/prediction", predict, ["POST"]),
+        ("/v1/models", v1_models, ["GET"]),
         ("/v1/models/<name:name>", v1_status, ["GET"]),
         ("/v1/models/<name:name>:predict", v1_predict, ["POST"]),
         ("/v1/models/<name:name>/versions/<name:version>:predict", v1_predict, ["POST"]),
         ("/v2", v2_server, ["GET"]),
         ("/v2/health/live", v2_live, ["GET"]),
         ("/v2/health/ready", v2_ready, ["GET"]),
+        ("/v2/repository/index", v2_index, ["POST"]),
         ("/v2/models/<name:name>", v2_model, ["GET"]),
         ("/v2/models/<name:name>/ready", v2_model_ready, ["GET"]),
         ("/v2/models/<name:name>/infer", v2_infer, ["POST"]),
         ("/v2/models/<name:name>/versions/<name:version>", v2_model, ["GET"]),
         ("/v2/models/<name:name>/versions/<name:version>/ready", v2_model_ready, ["GET"]),
         ("/v2/models/<name:name>/versions/<name:version>/infer", v2_infer, ["POST"]),
-    ):
+        ("/openapi.json", openapi_document, ["GET"]),
+        *((path, docs_page, ["GET"]) for path in page.FILES),
+    ]
+    for rule, view, methods in rules:
         app.add_url_rule(rule, f"{view.__name__} {rule}", view, methods=methods)
 
 
 def index() -> Response:
     """List the models and where each is."""
-    return answer({"models": catalog().state.models})
+    return answer({"status": "alive", "models": catalog().state.models})  # the status is for V1's clients
 
 
 def healthz() -> Response:
@@ -60,20 +75,35 @@ def healthz() -> Response:
     if state.ready:
         return answer({"status": "ok"})
     reasons = [sentence(model) for model in state.models if not model.serving]
+    if guard.is_restricted():  # this page is open to all, and models' names are not
+        raise ModelNotReady("the server is not ready")
     raise ModelNotReady("; ".join(reasons) or state.problem or "the server has no models")
 
 
+def login() -> Response:
+    """Give a token for a name and a password."""
+    return guard.login(read_body)
+
+
 def predict() -> Response:
-    """Answer the default model's short form: JSON or an image."""
+    """Answer the default model's short form."""
     model = _use(catalog().get(catalog().default))
-    if request.mimetype in IMAGE_TYPES:
-        inputs, many = decode_image(read_body(), model.config), False
+    if is_upload(request.mimetype):
+        inputs, many = decode_upload(read_body(), request.headers["Content-Type"], model.config)
     else:
         inputs, many = decode_short(decode_json(read_body()), model.config)
-    rows = encode_rows(model.predict(inputs), model.config)
+    outputs = _ask(model, inputs)
+    if _wants_npy():
+        return _npy(outputs)
+    rows = encode_rows(outputs, model.config)
     if many:
         return answer({model.config.answer.many: rows})
     return answer({model.config.answer.one: rows[0] if rows else None})
+
+
+def v1_models() -> Response:
+    """List the models as V1 does."""
+    return answer({"models": [model.name for model in catalog().state.models]})
 
 
 def v1_status(name: str) -> Response:
@@ -85,13 +115,17 @@ def v1_status(name: str) -> Response:
 def v1_predict(name: str, version: str | None = None) -> Response:
     """Answer a V1 request."""
     model = _use(catalog().get(name, version))
-    inputs = decode_instances(decode_json(read_body()), model.config)
-    return answer({"predictions": encode_rows(model.predict(inputs), model.config)})
+    if is_upload(request.mimetype):
+        inputs, _ = decode_upload(read_body(), request.headers["Content-Type"], model.config)
+    else:
+        inputs = decode_instances(decode_json(read_body()), model.config)
+    outputs = _ask(model, inputs)
+    return _npy(outputs) if _wants_npy() else answer({"predictions": encode_rows(outputs, model.config)})
 
 
 def v2_server() -> Response:
     """Describe the server."""
-    return answer({"name": "pantry", "version": package_version("pantry"), "extensions": []})
+    return answer({"name": "pantry", "version": package_version("pantry"), "extensions": ["binary_tensor_data"]})
 
 
 def v2_live() -> Response:
@@ -124,8 +158,34 @@ def v2_model_ready(name: str, version: str | None = None) -> Response:
 def v2_infer(name: str, version: str | None = None) -> Response:
     """Answer a v2 inference request."""
     model = _use(catalog().get(name, version))
-    inputs, request_id = decode_infer(read_body(), model.config)
-    return answer(encode_infer(model.predict(inputs), name, model.version, request_id))
+    json_length = request.headers.get(JSON_LENGTH)
+    if json_length is None and is_upload(request.mimetype):
+        inference = Inference(decode_upload(read_body(), request.headers["Content-Type"], model.config)[0])
+    else:
+        inference = decode_infer(read_body(), model.config, json_length)
+    outputs = _ask(model, inference.inputs)
+    if _wants_npy():
+        return _npy(outputs)
+    content, tensors = encode_infer(outputs, name, model.version, inference)
+    return _with_tensors(content, tensors) if tensors else answer(content)
+
+
+def v2_index() -> Response:
+    """List every version of every model, and where it is."""
+    return answer(index_of(catalog().state.models, only_ready=decode_index(read_body())))
+
+
+def openapi_document() -> Response:
+    """Describe this port, as it is now."""
+    content = openapi.document(
+        openapi.routes_of(current_app.url_map), catalog().described(), access=guard.is_restricted()
+    )
+    return page.revalidated(answer(content), request)
+
+
+def docs_page() -> Response:
+    """Show a person the models."""
+    return page.serve(request)
 
 
 def catalog() -> Catalog:
@@ -133,22 +193,29 @@ def catalog() -> Catalog:
     return cast("Catalog", current_app.extensions["catalog"])
 
 
-def read_body() -> bytes:
+def read_body(limit: int | None = None) -> bytes:
     """Read the request's body, counting as it comes, whatever it claims about its length.
 
     Flask's own limit, MAX_CONTENT_LENGTH, would cut a chunked body silently.
 
     Raises:
         BodyTooLarge: it has more bytes than the server accepts.
-        InvalidRequest: it broke off, or is compressed.
+        InvalidRequest: it broke off, is compressed, or its chunks are malformed.
     """
-    limit = cast("int", current_app.extensions["max_body_bytes"])
+    if limit is None:
+        limit = cast("int", current_app.extensions["max_body_bytes"])
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise InvalidRequest("a compressed body is not taken; send it without Content-Encoding")
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body has {request.content_length} bytes, at most {limit} are taken")
     stream = request.environ["wsgi.input"]
-    body = cast("bytes", stream.read(limit + 1))
+    try:
+        body = cast("bytes", stream.read(limit + 1))
+    except NoMoreData as error:
+        raise InvalidRequest("the body broke off before its last chunk") from error
+    except ParseException as error:
+        raise InvalidRequest(f"the body's chunks cannot be read: {str(error)[:200]}") from error
+    exchange_of(request.environ).bytes_in = len(body)
     if len(body) > limit:
         raise BodyTooLarge(f"the body has more than {limit} bytes")
     if len(body) < (request.content_length or 0):
@@ -156,8 +223,30 @@ def read_body() -> bytes:
     return body
 
 
+def _wants_npy() -> bool:
+    return NPY_TYPE in request.headers.get("Accept", "")
+
+
+def _npy(outputs: dict[str, Array]) -> Response:
+    return Response(encode_npy(outputs), mimetype=NPY_TYPE)
+
+
+def _with_tensors(content: dict[str, Any], tensors: list[bytes]) -> Response:
+    text = msgspec.json.encode(content)
+    response = Response(b"".join((text, *tensors)), mimetype=RAW_TYPE)
+    response.headers[JSON_LENGTH] = str(len(text))
+    return response
+
+
+def _ask(model: Model, inputs: dict[str, Array]) -> dict[str, Array]:
+    first = next(iter(inputs.values()))
+    exchange_of(request.environ).rows = len(first) if first.ndim else 1
+    return model.predict(inputs)
+
+
 def _use(model: Model) -> Model:
-    g.logged = {"model": model.name, "version": model.version}
+    exchange = exchange_of(request.environ)
+    exchange.model, exchange.version = model.name, model.version
     return model
 
 

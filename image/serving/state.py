@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 STATE_NAME = "state.json"
+WANTED_DIRECTORY = "wanted"  # has a file for every on-demand model that someone has asked for
 
 
 class Phase(StrEnum):
@@ -57,6 +58,8 @@ class ServerState(msgspec.Struct, frozen=True, rename="camel"):
         models: every desired model.
         problem: what is wrong with models.yaml itself, or "".
         generation: number of the generation that answers.
+        lost_workers: that died and were replaced, in all generations.
+        retired_workers: that grew too big and were replaced, in all generations.
         uptime_seconds: of the supervisor.
     """
 
@@ -64,6 +67,8 @@ class ServerState(msgspec.Struct, frozen=True, rename="camel"):
     models: tuple[ModelState, ...]
     problem: str = ""
     generation: int = 0
+    lost_workers: int = 0
+    retired_workers: int = 0
     uptime_seconds: float = 0.0
 
     def find(self, name: str) -> ModelState | None:

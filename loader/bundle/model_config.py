@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -31,21 +31,29 @@ class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One declared input: -1 in its shape is any size, and its first dimension counts the rows."""
+    """One declared input: -1 in its shape is any size, and its first dimension counts the rows.
+
+    With columns, a row may be an object by their names; they are in the order of the last of two dimensions.
+    """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     image: ImageSpec | None = None
+    columns: tuple[str, ...] = ()
 
 
 class OutputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One declared output; with labels, V1 and the short forms answer an index as its label."""
+    """One declared output; with labels, V1 and the short forms answer an index as its label.
+
+    Its method is that of the unpickled object which gives it.
+    """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     labels: tuple[str, ...] = ()
+    method: str = "predict"
 
 
 class AnswerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +61,12 @@ class AnswerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     one: str = "prediction"
     many: str = "predictions"
+
+
+class BatchingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """How concurrent requests become one predict; 1 row keeps them apart."""
+
+    max_rows: Annotated[int, msgspec.Meta(ge=1)] = 64
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +77,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[OutputSpec, ...] = ()
     answer: AnswerSpec = AnswerSpec()
+    batching: BatchingSpec = BatchingSpec()
     golden: str | None = None
 
 
@@ -83,6 +98,14 @@ def parse_model_config(text: bytes, where: str) -> ModelConfig:
             raise ModelConfigInvalid(
                 f"{where}: {spec.name} has shape {list(spec.shape)}, expected sizes above 0, or -1 for any"
             )
+    for given in config.inputs:
+        if given.columns and (given.shape[1:] != (len(given.columns),) or len(set(given.columns)) < len(given.columns)):
+            raise ModelConfigInvalid(
+                f"{where}: {given.name} has {len(set(given.columns))} different columns, but shape {list(given.shape)}"
+            )
+    methods = [spec.method for spec in config.outputs if spec.method != "predict"]
+    if config.predictor is not None and methods:
+        raise ModelConfigInvalid(f"{where}: method {methods[0]!r} and a predictor, expected one of them")
     if config.predictor is not None and config.predictor.count(":") != 1:
         raise ModelConfigInvalid(f"{where}: predictor is {config.predictor!r}, expected FILE.py:CLASS")
     return config
