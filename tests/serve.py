@@ -35,14 +35,14 @@ class Server:
         """The serving port's base URL."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, **environment: str | int) -> None:
-        """Start the process; keyword arguments are PANTRY_… settings in lower case."""
+    def start(self, *options: str, **environment: str | int) -> None:
+        """Start the process with options; keyword arguments are PANTRY_… settings in lower case."""
         settings = {f"PANTRY_{name.upper()}": str(value) for name, value in environment.items()}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "serving.cli", "--models", str(self._models), "--volume", str(self.volume)),
-                    *("--bind", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}"),
+                    *("--bind", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}", *options),
                 ],
                 env={**os.environ, "PANTRY_DRAIN_SECONDS": "4", **settings},
                 stdout=log,

@@ -64,7 +64,19 @@ def test_botocore_is_imported_in_one_file() -> None:
 
 def test_the_supervisor_holds_no_model_code() -> None:
     """PID 1 imports neither numpy nor Flask nor an unpickler: what a model breaks, it survives."""
-    supervisor = {"cli", "supervisor", "admin", "process", "watch", "rules", "state", "messages", "settings"}
+    supervisor = {
+        "cli",
+        "supervisor",
+        "admin",
+        "process",
+        "watch",
+        "rules",
+        "state",
+        "messages",
+        "settings",
+        "memory",
+        "room",
+    }
     heavy = {"numpy", "flask", "gunicorn", "pickle", "PIL", "theano"}
     wrong = [
         (path.name, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,14 @@ import pytest
 
 from loader.bundle.model_config import AnswerSpec, InputSpec, ModelConfig, OutputSpec
 from serving.errors import InvalidRequest, PredictFailed
-from serving.protocol import decode_infer, decode_instances, decode_json, decode_short, encode_infer, encode_rows
+from serving.infer import Inference, decode_infer, encode_infer
+from serving.protocol import decode_instances, decode_json, decode_short, encode_rows
 from serving.tensors import DTYPES, datatype_of
+from tests.model_kinds import Doubler, Picky
+from tests.serve import Server
+from tests.test_server import DECLARED, serve
 
+FLOWER = ModelConfig(inputs=(InputSpec("x", "FP64", (-1, 2), columns=("width", "length")),))
 ROW = ModelConfig(inputs=(InputSpec("x", "FP64", (-1, 2)),), answer=AnswerSpec("digit", "digits"))
 TWO = ModelConfig(inputs=(InputSpec("a", "INT64", (-1,)), InputSpec("b", "BYTES", (-1,))))
 FREE = ModelConfig()
@@ -26,8 +32,8 @@ def infer(**tensor: Any) -> bytes:
 
 def test_v2_data_may_be_flat_or_nested() -> None:
     """Both spellings of the protocol give the same array."""
-    flat, _ = decode_infer(infer(shape=[2, 2], data=[1, 2, 3, 4]), ROW)
-    nested, _ = decode_infer(infer(shape=[2, 2], data=[[1, 2], [3, 4]]), ROW)
+    flat = decode_infer(infer(shape=[2, 2], data=[1, 2, 3, 4]), ROW).inputs
+    nested = decode_infer(infer(shape=[2, 2], data=[[1, 2], [3, 4]]), ROW).inputs
     assert flat["x"].tolist() == nested["x"].tolist() == [[1, 2], [3, 4]]
     assert flat["x"].dtype == np.float64
 
@@ -36,14 +42,15 @@ def test_v2_data_may_be_flat_or_nested() -> None:
 def test_every_datatype_comes_back_as_it_went_in(datatype: str) -> None:
     """What a client sends as a datatype is an array of it, and is answered as it."""
     value: Any = {"BOOL": True, "BYTES": "text"}.get(datatype, 1)
-    arrays, request_id = decode_infer(
+    request = decode_infer(
         json.dumps(
             {"id": "7", "inputs": [{"name": "x", "shape": [1], "datatype": datatype, "data": [value]}]}
         ).encode(),
         FREE,
     )
-    assert datatype_of(arrays["x"]) == datatype
-    answer = encode_infer(arrays, "m", "1", request_id)
+    assert datatype_of(request.inputs["x"]) == datatype
+    answer, tensors = encode_infer(request.inputs, "m", "1", request)
+    assert tensors == []
     assert answer["outputs"] == [{"name": "x", "datatype": datatype, "shape": [1], "data": [value]}]
     assert answer["id"] == "7"
 
@@ -151,6 +158,105 @@ def test_short_forms_ask_about_one_row_or_many() -> None:
             decode_short(wrong, ROW)
 
 
+def test_columns_come_by_name_in_the_models_order() -> None:
+    """A row may be an object by columns, in any order; a list and an object by the input's name do as before."""
+    rows = {"instances": [{"length": 2, "width": 1}, {"width": 3, "length": 4}]}
+    assert decode_instances(rows, FLOWER)["x"].tolist() == [[1, 2], [3, 4]]
+    assert decode_short({"length": 2, "width": 1}, FLOWER)[0]["x"].tolist() == [[1, 2]]
+    for same in ({"x": [1, 2]}, {"instance": [1, 2]}, {"instance": {"x": [1, 2]}}):
+        assert decode_short(same, FLOWER)[0]["x"].tolist() == [[1, 2]]
+    for row, words in (
+        ({"width": 1}, "instance 0: column 'length' is missing"),
+        ({"width": 1, "length": 2, "depth": 3}, "instance 0: column 'depth' is unknown; the model takes width, length"),
+        ({"width": 1, "length": "2"}, "got numbers and texts"),
+        ({"width": [1], "length": [2]}, r"expected shape \[-1, 2\], got \[1, 2, 1\]"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            decode_instances({"instances": [row]}, FLOWER)
+
+
+def test_inputs_have_as_many_rows_as_one_another() -> None:
+    """A model is not asked about rows of which one input has more."""
+    tensors = [
+        {"name": "a", "shape": [2], "datatype": "INT64", "data": [1, 2]},
+        {"name": "b", "shape": [1], "datatype": "BYTES", "data": ["x"]},
+    ]
+    with pytest.raises(InvalidRequest, match="different numbers of rows: a 2, b 1"):
+        decode_infer(json.dumps({"inputs": tensors}).encode(), TWO)
+
+
+def test_one_long_text_among_many_takes_no_more_than_itself() -> None:
+    """Texts of different lengths are kept as they are: a common width would fill the memory."""
+    texts = ["x" * 1_000_000, *["y"] * 100_000]
+    assert decode_instances({"instances": texts}, FREE)["input"].nbytes < 1_000_000
+
+
+def test_a_million_rows_are_read_without_a_loop_over_them() -> None:
+    """As many numbers as a body holds are an array within a second or two, or refused as quickly."""
+    body = b'{"instances": [' + b"1," * 999_999 + b"1]}"
+    began = time.process_time()
+    assert decode_instances(decode_json(body), FREE)["input"].shape == (1_000_000,)
+    with pytest.raises(InvalidRequest, match=r"got \[1000000\]"):
+        decode_instances(decode_json(body), ROW)
+    assert time.process_time() - began < 4
+
+
+HOSTILE = [
+    b"[" * 100_000,
+    b'{"instances": ' + b"[" * 900 + b"]" * 900 + b"}",
+    b'{"instances": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}",
+    b'{"instances": [[1e400, 1]]}',
+    b'{"instances": [[NaN, 1]]}',
+    b'{"instances": [[-Infinity, 1]]}',
+    b'{"instances": [[' + b"1" * 5000 + b", 1]]}",
+    b'{"instances": [[' + b"1" * 310 + b", 1]]}",
+    b'{"instances": [["\\ud800", "a"]]}',
+    b'{"instances": [["\xff", "a"]]}',
+    b'\xef\xbb\xbf{"instances": [[1, 2]]}',
+    '{"instances": [[1, 2]]}'.encode("utf-16"),
+    '{"instances": [[1, 2]]}'.encode("utf-32"),
+    b'{"instances": []}',
+    b'{"instances": [[]]}',
+    b'{"instances": [[], [1, 2]]}',
+    b'{"instances": [[1, 2], 3]}',
+    b'{"instances": [[1, [2]]]}',
+    b'{"instances": [[true, false]]}',
+    b'{"instances": [[1, true]]}',
+    b'{"instances": [null]}',
+    b'{"instances": {"0": [1, 2]}}',
+    b'{"instances": [[1, 2]]} {}',
+    b'{"inputs": [{"name": "x", "shape": [0, 2], "datatype": "FP64", "data": []}]}',
+    b'{"inputs": [{"name": "x", "shape": [9223372036854775808], "datatype": "FP64", "data": [1]}]}',
+    b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [[1], 2]}]}',
+    b'{"inputs": [{"name": "x", "shape": ["1", 2], "datatype": "FP64", "data": [1, 2]}]}',
+    b'{"inputs": [{"name": "x", "shape": null, "datatype": "FP64", "data": [1, 2]}]}',
+    b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": {"a": 1}}]}',
+    b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2], "parameters": []}]}',
+    b'{"inputs": [null]}',
+    b'{"id": 5, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2]}]}',
+]
+
+
+def test_no_hostile_body_gets_more_than_a_sentence(server: Server) -> None:
+    """On every page that predicts, each is answered with 400 and one sentence, and the next right request with 200."""
+    serve(server, Doubler(), DECLARED)
+    for page in ("/predict", "/v1/models/m:predict", "/v2/models/m/infer"):
+        for body in HOSTILE:
+            answer = server.post(page, data=body)
+            assert (answer.status_code, list(answer.json())) == (400, ["error"]), (page, body[:80], answer.text)
+            assert len(answer.json()["error"]) < 500
+    twice = b'{"instance": [9, 9], "instance": [1, 2]}'
+    assert server.post("/predict", data=twice).json() == {"prediction": [2.0, 4.0]}
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_text_that_the_model_has_not_learned_is_the_clients_mistake(server: Server) -> None:
+    """A declaration says that texts come, not which: the model that refuses one is answered for with 400."""
+    serve(server, Picky(), "inputs: [{name: city, datatype: BYTES, shape: [-1]}]\n")
+    answer = server.post("/predict", json={"city": "Atlantis"})
+    assert (answer.status_code, "does not take this input" in answer.json()["error"]) == (400, True)
+
+
 def test_labels_stand_for_their_indexes() -> None:
     """A client reads words; an index without a word is the model's fault."""
     config = ModelConfig(outputs=(OutputSpec("y", "INT64", (-1,), labels=("cat", "dog")),))
@@ -171,4 +277,4 @@ def test_several_outputs_are_answered_as_objects() -> None:
 def test_what_json_cannot_say_is_the_models_failure(array: Any) -> None:
     """NaN is not quietly turned into null."""
     with pytest.raises(PredictFailed):
-        encode_infer({"y": array}, "m", "1", None)
+        encode_infer({"y": array}, "m", "1", Inference({}))

@@ -58,6 +58,8 @@ def test_phases_follow_the_bundle_from_the_bucket_to_the_answer() -> None:
     assert describe(ONE, there, [REF_1], {}, {}) == ModelState("m", "1", Phase.READY, 10, 10, serving="1")
     failed = describe(TWO, Sighting(REF_2, 10), [REF_1], {REF_2: Failure("broken", 1, 0)}, {})
     assert failed == ModelState("m", "2", Phase.FAILED, reason="broken", serving="1")
+    dying = describe(ONE, there, [REF_1], {REF_1: Failure("it kills its workers", 1, 0)}, {})
+    assert (dying.phase, dying.serving) == (Phase.FAILED, "1")
 
 
 def test_a_failure_is_tried_again_later_and_later() -> None:
