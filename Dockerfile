@@ -12,7 +12,8 @@ RUN apt-get update \
 # What the project needs, in /opt/pantry. pip and the build tools stay behind, in /build.
 FROM base AS dependencies
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-venv
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-venv \
+        gcc libc6-dev libpython3-dev
 ENV PIP_NO_CACHE_DIR=1 PYTHONWARNINGS=ignore
 WORKDIR /src
 COPY locks/build.txt locks/
