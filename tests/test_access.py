@@ -282,6 +282,14 @@ def test_a_token_in_a_query_or_a_cookie_is_none(users: Server, alice: str) -> No
     assert answer.status_code == 401
 
 
+@pytest.mark.parametrize("length", [b"Content-Length: 5000000", b"Transfer-Encoding: chunked"])
+def test_a_strangers_body_is_not_waited_for(users: Server, length: bytes) -> None:
+    """Who may not ask is told so after the head: no byte of the body has to come."""
+    with socket.create_connection(("127.0.0.1", users.port), timeout=5) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer no\r\n" + length + b"\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
 @pytest.mark.parametrize(
     "head",
     [

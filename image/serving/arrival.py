@@ -7,6 +7,7 @@ for gunicorn's own parser to say, in a thread, afterwards; it reads from here, a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from gunicorn.http.unreader import Unreader
 from gunicorn_h1c import H1CProtocol  # type: ignore[import-untyped]
@@ -20,6 +21,7 @@ class Arrival(Unreader):
 
     Args:
         max_body: bytes of a body.
+        is_stranger: tells, from a path and a header Authorization, that the body is not worth waiting for; or None.
 
     Attributes:
         size: bytes that have come.
@@ -29,9 +31,9 @@ class Arrival(Unreader):
         starved: whether more was read than had come. Where the next request begins is unknown then.
     """
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int, is_stranger: Callable[[str, str], bool] | None) -> None:
         super().__init__()
-        self._max_body = max_body
+        self._max_body, self._is_stranger = max_body, is_stranger
         self._parser = H1CProtocol(on_headers_complete=self._note_head, on_body=self._count_body)
         self._pieces: deque[bytes] = deque()
         self.size = self._body = 0
@@ -103,6 +105,10 @@ class Arrival(Unreader):
             self._refuse(400, "not a request of HTTP: a header line ends without a carriage return")
         elif b"\r " in lines or b"\r\t" in lines:
             self._refuse(400, "not a request of HTTP: a folded header line")
+        elif self._is_stranger is not None:
+            path, _, _ = self._parser.path.decode("latin-1").partition("?")
+            authorization = self._parser.get_header(b"authorization") or b""
+            self.ready = self._is_stranger(path, authorization.decode("latin-1"))
 
     def _count_body(self, data: bytes) -> None:
         self._body += len(data)

@@ -48,9 +48,9 @@ class Connection(TConn):
         charged: bytes of its request that are counted as taking memory.
     """
 
-    def __init__(self, cfg: Config, sock: socket.socket, client: Any, server: Any, max_body: int) -> None:
+    def __init__(self, cfg: Config, sock: socket.socket, client: Any, server: Any, arrival: Arrival) -> None:
         super().__init__(cfg, sock, client, server)
-        self.arrival = Arrival(max_body)
+        self.arrival = arrival
         self.parser: RequestParser = RequestParser(cfg, (), client)
         self.parser.unreader = self.arrival
         self.doing, self.deadline, self.began, self.keeps, self.charged = Doing.IDLE, 0.0, 0.0, False, 0
@@ -76,6 +76,14 @@ class Connection(TConn):
         else:
             raise Gone
         return len(data)
+
+    @property
+    def is_spoken_to(self) -> bool:
+        """Whether the client has sent what nobody has received yet."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def invite(self) -> None:
         """Tell a client that waits to go on with its body."""

@@ -32,6 +32,8 @@ from gunicorn.http.errors import (
 from gunicorn.workers import gthread
 from gunicorn.workers.gthread import ThreadWorker
 
+from serving.access.guard import stranger_finder
+from serving.arrival import Arrival
 from serving.connection import RECEIVE_BYTES, Answer, Connection, Doing, Gone
 from serving.logs import write_event, write_failure
 from serving.settings import Settings
@@ -70,6 +72,7 @@ class BufferingWorker(ThreadWorker):
 
     def run(self) -> None:
         """Serve until told to stop."""
+        self._is_stranger = stranger_finder(self.wsgi)  # type: ignore[arg-type] # the Flask app of a GenerationServer
         super().run()
         if self._busy:  # threads that never return would keep the process
             os._exit(HANGING if self._hangs else 0)
@@ -88,7 +91,8 @@ class BufferingWorker(ThreadWorker):
         if self.nr_conns >= self.worker_connections:
             self._evict()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(self.cfg, sock, client, listener.getsockname(), self._settings.max_body_bytes)
+        arrival = Arrival(self._settings.max_body_bytes, self._is_stranger)
+        connection = Connection(self.cfg, sock, client, listener.getsockname(), arrival)
         self._wait(connection, Doing.IDLE, self._settings.request_seconds)
 
     def finish_request(self, conn: Connection, fs: Future[bool]) -> None:  # type: ignore[override] # all are ours
@@ -129,7 +133,7 @@ class BufferingWorker(ThreadWorker):
         for connection in [c for c in self._waiting if force or c.deadline <= now]:
             if connection.doing is Doing.ARRIVING and not force:
                 self._refuse_late(connection)
-            else:
+            elif connection.doing is not Doing.IDLE or not connection.is_spoken_to:  # its next request has just come
                 self._drop(connection)
         bound = self._settings.predict_seconds + LATE_SECONDS
         for connection in [c for c in self._busy if now - c.began > bound and c.began and not c.answered]:

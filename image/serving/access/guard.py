@@ -31,6 +31,25 @@ def protect(app: Flask, access: Access) -> None:
         app.before_request(_check)
 
 
+def stranger_finder(app: Flask) -> Callable[[str, str], bool] | None:
+    """Return what tells, from a path and a header Authorization, that the answer can only be 401.
+
+    It is asked before a body has come, so that a stranger's takes no memory. None where everyone may ask.
+    """
+    access = cast("Access", app.extensions["access"])
+
+    def is_stranger(path: str, authorization: str) -> bool:
+        if path in OPEN_PATHS:
+            return False
+        try:
+            access.admit(_token(authorization))
+        except Unauthorized:
+            return True
+        return False
+
+    return is_stranger if access.restricted else None
+
+
 def is_restricted() -> bool:
     """Tell whether this app answers some and not others."""
     return _access().restricted
