@@ -171,6 +171,12 @@ def table(title: str, clients: Sequence[Client], results: Results, *, most_memor
             ratios = (f"{ratio:.2f}", f"{best:.2f}", f"<= {client.target:.2f}" if client.target else "")
             word = verdict(ratio <= client.target) if client.target else ""
         rows.append((client.name, f"{wall:.2f}", f"{least:.2f}", f"{cpu:.2f}", f"{peak / MIB:.0f}", *ratios, word))
+    show(title, rows, notes)
+    return not isinstance(ours, str)
+
+
+def show(title: str, rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
+    """Print a table, whose first row is its head, and what there is to say below it."""
     print(f"\n{title}\n")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
@@ -179,7 +185,6 @@ def table(title: str, clients: Sequence[Client], results: Results, *, most_memor
         if number == 0:
             print(f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     print("".join(f"\n{note}\n" for note in notes), flush=True)
-    return not isinstance(ours, str)
 
 
 def verdict(kept: bool) -> str:
@@ -209,18 +214,19 @@ def workplace(options: argparse.Namespace) -> Iterator[Path]:
         yield Path(directory)
 
 
-def _watch(pid: int, peaks: list[int], done: threading.Event) -> None:
-    while not done.wait(_SAMPLE_EVERY_SECONDS):
-        now, most = zip(*map(_resident, _tree(pid)), strict=True)
-        peaks[0] = max(peaks[0], sum(now), *most)
-
-
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """Give a process and all its descendants."""
     yield pid
     with contextlib.suppress(OSError):  # a process may end at any time
         for thread in os.listdir(f"/proc/{pid}/task"):
             for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
-                yield from _tree(int(child))
+                yield from tree(int(child))
+
+
+def _watch(pid: int, peaks: list[int], done: threading.Event) -> None:
+    while not done.wait(_SAMPLE_EVERY_SECONDS):
+        now, most = zip(*map(_resident, tree(pid)), strict=True)
+        peaks[0] = max(peaks[0], sum(now), *most)
 
 
 def _resident(pid: int) -> tuple[int, int]:
