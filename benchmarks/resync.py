@@ -16,7 +16,7 @@ from benchmarks import clients
 from benchmarks.measure import ROOT, Failed, arguments, run, table, verdict, workplace
 from benchmarks.store import Request, Store
 from loader.bundle.digest import digest_of
-from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest, chunk_ranges
+from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest
 from loader.bundle.volume import bundle_directory
 
 _PREFIX = "big/1"
@@ -66,7 +66,7 @@ def _manifest(names: list[str]) -> bytes:
     """Return the manifest of files of zeros, with the digests that hashing them all would give."""
     zeros = bytes(CHUNK_SIZE)
     whole = hashlib.sha256()
-    lengths = [end - start for _, start, end in chunk_ranges(_SIZE)]
+    lengths = [min(CHUNK_SIZE, _SIZE - start) for start in range(0, _SIZE, CHUNK_SIZE)]
     digests = {length: digest_of(zeros[:length]) for length in set(lengths)}
     for length in lengths:
         whole.update(zeros[:length])

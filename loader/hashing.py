@@ -1,30 +1,14 @@
-"""Digests of whole files, and CRC-32C of files that arrive in pieces."""
+"""CRC-32C, of bytes and of files that come in pieces."""
 
 from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import google_crc32c
 
-from loader.bundle.digest import digest_of
-
 _POLYNOMIAL = 0x82F63B78  # of CRC-32C, bits reversed
-
-
-def hash_file(path: Path, chunk_size: int) -> tuple[int, str, tuple[str, ...], str]:
-    """Return a file's size in bytes, digest, chunk digests and crc32c, from one pass."""
-    size, whole, crc32c, chunks = 0, hashlib.sha256(), 0, []
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(chunk_size):
-            whole.update(chunk)
-            crc32c = google_crc32c.extend(crc32c, chunk)
-            chunks.append(digest_of(chunk))
-            size += len(chunk)
-    return size, f"sha256:{whole.hexdigest()}", tuple(chunks), text_of_crc32c(crc32c)
 
 
 def crc32c_of(data: bytes) -> str:

@@ -12,7 +12,14 @@ import msgspec
 from loader.bundle.bundle import Bundle
 from loader.bundle.digest import digest_of
 from loader.bundle.errors import DigestMismatch, ManifestInvalid
-from loader.bundle.manifest import MANIFEST_NAME, PUBLISHING_NAME, SIGNATURE_NAME, Manifest, check_paths
+from loader.bundle.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    PUBLISHING_NAME,
+    SIGNATURE_NAME,
+    Manifest,
+    check_paths,
+)
 from loader.bundle.models import ModelSpec
 from loader.errors import ObjectNotFound, SignatureInvalid, SourceUnavailable, WrongAnswer
 from loader.hashing import crc32c_of
@@ -23,7 +30,6 @@ from loader.transfer.fetch import DAMAGED_READS
 from loader.transfer.staged import Wanted
 
 MAX_OBJECT_BYTES = 2**53  # the largest number that JSON carries everywhere
-MAX_MANIFEST_BYTES = 256 * 1024 * 1024  # 12 TB of one file, or a million small ones
 
 
 class Offer(msgspec.Struct, frozen=True):

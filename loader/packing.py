@@ -14,7 +14,7 @@ import msgspec
 from loader.bundle.compressed import compression_of
 from loader.bundle.digest import digest_of
 from loader.bundle.errors import ManifestInvalid
-from loader.bundle.manifest import CHUNK_SIZE, Asset
+from loader.bundle.manifest import Asset
 from loader.bundle.pack.record import (
     PACK_FOLDER,
     RECORD_NAME,
@@ -26,7 +26,6 @@ from loader.bundle.pack.record import (
 )
 from loader.bundle.pickles import is_pickle
 from loader.errors import UsageError
-from loader.hashing import hash_file
 from loader.packing_process import Result, Task, memory_to_spare, run_worker
 from loader.report import Report, human_bytes
 from loader.staging import lock_directory, volume_errors
@@ -82,7 +81,7 @@ def _pickles_in(directory: Path) -> Iterator[str]:
 
 
 def _pack(directory: Path, path: str, before: PackRecord, making: Path, limit: int, report: Report) -> PackedPickle:
-    source = _asset(directory / path, path)
+    source = Asset.of_file(directory / path, path)
     known = before.find(path)
     if known is not None and known.digest == source.digest and _stands(directory, known):
         return known
@@ -115,7 +114,7 @@ def _best_form(directory: Path, source: Asset, making: Path, limit: int) -> Pack
     if reason:
         return _with(packed, run_worker(task, making))
 
-    asset = _asset(target, target.relative_to(directory).as_posix())
+    asset = Asset.of_file(target, target.relative_to(directory).as_posix())
     pack_task = msgspec.structs.replace(task, source=asset, is_pack=True)
     loaded, plain = run_worker(pack_task, making), run_worker(task, making)
     if loaded.invalid or loaded.digest != made.digest:
@@ -225,11 +224,6 @@ def _making(folder: Path) -> Iterator[Path]:
             os.close(held)
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing was made in it
-
-
-def _asset(file: Path, path: str) -> Asset:
-    size, digest, chunks, _ = hash_file(file, CHUNK_SIZE)
-    return Asset(path=path, size=size, digest=digest, chunks=chunks if len(chunks) > 1 else ())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
+
 from loader.bundle.bundle import Bundle
 from loader.bundle.manifest import (
-    CHUNK_SIZE,
     MANIFEST_NAME,
     PUBLISHING_NAME,
     SIGNATURE_NAME,
@@ -18,7 +19,7 @@ from loader.bundle.manifest import (
 )  # fmt: skip
 from loader.bundle.pack.record import PACK_FOLDER
 from loader.errors import Immutable, UsageError
-from loader.hashing import hash_file, text_of_crc32c
+from loader.hashing import text_of_crc32c
 from loader.report import Report, human_bytes
 from loader.signatures import PrivateKey, sign
 from loader.sources import Source, StoredObject, open_source, read_whole
@@ -121,12 +122,16 @@ def describe(directory: Path) -> tuple[Manifest, dict[str, str]]:
         raise UsageError(f"{directory} holds no files", hint="Give the directory that holds model.pkl")
     assets, checksums = [], {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter's lock to the others
-        hashed = pool.map(lambda path: hash_file(path, CHUNK_SIZE), paths)
-        for path, (size, digest, chunks, crc32c) in zip(paths, hashed, strict=True):
-            name = path.relative_to(directory).as_posix()
-            assets.append(Asset(path=name, size=size, digest=digest, chunks=chunks if len(chunks) > 1 else ()))
-            checksums[name] = crc32c
+        for asset, crc32c in pool.map(lambda path: _describe(path, path.relative_to(directory).as_posix()), paths):
+            assets.append(asset)
+            checksums[asset.path] = crc32c
     return Manifest.of(assets), checksums
+
+
+def _describe(file: Path, path: str) -> tuple[Asset, str]:
+    crc32c = google_crc32c.Checksum()
+    asset = Asset.of_file(file, path, crc32c.update)
+    return asset, text_of_crc32c(int.from_bytes(crc32c.digest(), "big"))
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from typing import Any
 import google_crc32c
 
 from loader.bundle.digest import digest_of
-from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest, chunk_ranges
+from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest, chunk_range
 from loader.bundle.models import ModelSpec
 from loader.errors import Immutable, ObjectNotFound, SourceUnavailable
 from loader.report import Report, SyncProgress
@@ -33,7 +33,8 @@ def crc32c(data: bytes) -> str:
 
 
 def asset(path: str, data: bytes, chunk_size: int = CHUNK_SIZE) -> Asset:
-    chunks = tuple(digest_of(data[start:end]) for _, start, end in chunk_ranges(len(data), chunk_size))
+    ranges = (chunk_range(len(data), index, chunk_size) for index in range(-(-len(data) // chunk_size)))
+    chunks = tuple(digest_of(data[start:end]) for start, end in ranges)
     return Asset(path=path, size=len(data), digest=digest_of(data), chunks=chunks if len(chunks) > 1 else ())
 
 

@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 from loader import retry
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import DigestMismatch, ManifestInvalid
+from loader.bundle.manifest import MAX_MANIFEST_BYTES
 from loader.errors import (
     AccessDenied,
     ObjectNotFound,
@@ -41,7 +42,6 @@ from loader.publish import publish
 from loader.report import Report
 from loader.signatures.keys import load_private_key, load_public_keys
 from loader.sources import StoredObject, open_source
-from loader.sources.https import MAX_MANIFEST_BYTES
 from loader.sync import sync
 from loader.transfer.journal import JOURNAL_NAME, RECORD_SIZE
 from tests.sources import (

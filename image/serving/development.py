@@ -6,7 +6,6 @@ made in memory when it is loaded, from whatever is there: nothing is verified.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from loader.bundle.bundle import Bundle
 from loader.bundle.digest import digest_of
 from loader.bundle.errors import ManifestInvalid
-from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, SIGNATURE_NAME, Asset, Manifest
+from loader.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, Asset, Manifest
 from loader.bundle.models import ModelSpec
 from loader.bundle.volume import bundle_directory
 
@@ -51,7 +50,8 @@ def open_unverified(directory: Path) -> Bundle:
         ManifestInvalid: it holds no files, or a name that cannot be in a bundle, or one cannot be read.
     """
     try:
-        manifest = Manifest.of([_asset(path, path.relative_to(directory).as_posix()) for path in _files(directory)])
+        files = ((path, path.relative_to(directory).as_posix()) for path in _files(directory))
+        manifest = Manifest.of([Asset.of_file(*file) for file in files])
     except OSError as error:
         raise ManifestInvalid(f"{error.filename} cannot be read: {error.strerror}") from error
     if not manifest.assets:
@@ -65,13 +65,3 @@ def _files(directory: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and name not in (MANIFEST_NAME, SIGNATURE_NAME):
                 yield Path(folder, name)
-
-
-def _asset(path: Path, name: str) -> Asset:
-    whole, chunks, size = hashlib.sha256(), [], 0
-    with path.open("rb") as file:
-        while data := file.read(CHUNK_SIZE):
-            whole.update(data)
-            chunks.append(digest_of(data))
-            size += len(data)
-    return Asset(name, size, f"sha256:{whole.hexdigest()}", tuple(chunks) if len(chunks) > 1 else ())

@@ -19,7 +19,9 @@ written last: its presence means that every asset is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -31,6 +33,7 @@ SIGNATURE_NAME = "model.sig"  # beside the manifest; lists the assets and the ma
 PUBLISHING_NAME = ".publishing"  # uploaded first: a prefix with it and without a manifest is not whole yet
 CHUNK_SIZE = 4 * 1024 * 1024  # bytes: small enough to verify in private memory, large enough to cost one request
 MAX_CHUNK_SIZE = 64 * 1024 * 1024  # bytes: a chunk is held in memory whole
+MAX_MANIFEST_BYTES = 256 * 1024 * 1024  # 12 TB of one file, or a million small ones
 _KEPT = (MANIFEST_NAME, SIGNATURE_NAME, PUBLISHING_NAME, ".journal", ".staging")
 MAX_PATH_BYTES = 1024  # the longest object name that Cloud Storage allows
 
@@ -50,6 +53,28 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     digest: str
     chunks: tuple[str, ...] = ()
     pin: Pin | None = None
+
+    @classmethod
+    def of_file(cls, file: Path, path: str, take: Callable[[bytes], object] | None = None) -> Asset:
+        """Describe a file, from one pass over it.
+
+        Args:
+            file: where it is.
+            path: of the asset.
+            take: called with each chunk in order, for what else there is to learn of them.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        size, whole, chunks = 0, hashlib.sha256(), []
+        with file.open("rb", buffering=0) as stream:
+            while chunk := stream.read(CHUNK_SIZE):
+                whole.update(chunk)
+                chunks.append(digest_of(chunk))
+                size += len(chunk)
+                if take:
+                    take(chunk)
+        return cls(path, size, f"sha256:{whole.hexdigest()}", tuple(chunks) if len(chunks) > 1 else ())
 
     def chunk_digest(self, index: int) -> str:
         """Return the digest of one chunk; where one chunk is the whole file, the file's own."""
@@ -111,12 +136,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     def size(self) -> int:
         """Bytes of all assets together."""
         return sum(asset.size for asset in self.assets)
-
-
-def chunk_ranges(size: int, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, int, int]]:
-    """Yield (index, start, end) of every chunk of a file; an empty file has none."""
-    for index in range(-(-size // chunk_size)):
-        yield index, *chunk_range(size, index, chunk_size)
 
 
 def chunk_range(size: int, index: int, chunk_size: int = CHUNK_SIZE) -> tuple[int, int]:

@@ -17,7 +17,8 @@ import gc
 import importlib
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO
 
@@ -26,9 +27,9 @@ from loader.bundle.errors import PantryError, PickleInvalid
 
 PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".joblib")
 COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".lzma", ".z")
+WRAPPER = "NumpyArrayWrapper"  # joblib's class, behind which an array's bytes are in the stream
+OLD_WRAPPERS = ("NDArrayWrapper", "ZNDArrayWrapper")  # its classes of before 0.10, for arrays in files of their own
 _HEAD_BYTES = 1024 * 1024
-_WRAPPER = "NumpyArrayWrapper"
-_OLD_WRAPPERS = ("NDArrayWrapper", "ZNDArrayWrapper")
 
 
 def is_pickle(path: str) -> bool:
@@ -56,14 +57,28 @@ def load_pickle(stream: BinaryIO, where: str) -> object:
         PickleInvalid: the stream is no pickle, needs a module that this image lacks, or its own code failed.
         DigestMismatch: a chunk is not what the manifest says.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with unpickling(where):
         inner = open_decompressed(stream, where)
         loaded = _load(inner)
         if inner.read(1):
             raise PickleInvalid(f"{where} has bytes after the end of its pickle", hint="Write one pickle to a file")
         return loaded
+
+
+@contextmanager
+def unpickling(where: str) -> Iterator[None]:
+    """Keep the garbage collector off while a pickle's code runs, and say in a sentence how that failed.
+
+    Args:
+        where: what to call the pickle in an error.
+
+    Raises:
+        PickleInvalid: its code failed, or needs more memory than there is.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     except PantryError:
         raise
     except MemoryError as error:
@@ -78,7 +93,7 @@ def load_pickle(stream: BinaryIO, where: str) -> object:
 def _load(stream: BinaryIO) -> object:
     head = stream.read(_HEAD_BYTES)
     stream.seek(0)
-    if _WRAPPER.encode() not in head:
+    if WRAPPER.encode() not in head:
         del head
         try:
             return _Unpickler(stream, encoding="latin1").load()
@@ -93,8 +108,8 @@ class _HasInlinedArrays(Exception):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> object:
-        found = _find_class(super().find_class, module, name)
-        if name.endswith(_WRAPPER) and getattr(found, "__module__", None) == "joblib.numpy_pickle":
+        found = find_class(super().find_class, module, name)
+        if name.endswith(WRAPPER) and getattr(found, "__module__", None) == "joblib.numpy_pickle":
             raise _HasInlinedArrays
         return found
 
@@ -106,16 +121,25 @@ def _load_joblib(stream: BinaryIO) -> object:
         return _Unpickler(stream, encoding="latin1").load()  # names joblib if the pickle does need it
     unpickler = joblib.NumpyUnpickler("", stream, ensure_native_byte_order=True)
     unpickler.encoding = "latin1"
-    unpickler.find_class = partial(_find_class, unpickler.find_class)  # joblib itself hooks in this way
+    unpickler.find_class = partial(find_class, unpickler.find_class)  # joblib itself hooks in this way
     try:
         return unpickler.load()
     finally:
         del unpickler.find_class  # a cycle would keep the memo, and with it the model, until a collection
 
 
-def _find_class(find: Callable[[str, str], object], module: str, name: str) -> object:
-    """Name the missing module by the pickle's own words: the error of a failed import may name another."""
-    if name.rpartition(".")[2] in _OLD_WRAPPERS and module.partition(".")[0] == "joblib":
+def find_class(find: Callable[[str, str], object], module: str, name: str) -> object:
+    """Find what a pickle imports, and name a missing module by the pickle's own words: the import's may name another.
+
+    Args:
+        find: the unpickler's own way.
+        module: as the pickle names it.
+        name: of the class or function, as the pickle names it.
+
+    Raises:
+        PickleInvalid: this image lacks the module, or joblib wrote the arrays into files of their own.
+    """
+    if name.rpartition(".")[2] in OLD_WRAPPERS and module.partition(".")[0] == "joblib":
         raise PickleInvalid(
             "the pickle keeps its arrays in files of their own, as joblib did before 0.10",
             hint="Write it again with joblib.dump of a newer joblib",

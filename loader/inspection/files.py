@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 from loader.bundle.compressed import HEAD_BYTES, compression_of, open_decompressed
 from loader.bundle.errors import PickleInvalid
-from loader.bundle.pickles import is_pickle
+from loader.bundle.pickles import OLD_WRAPPERS, WRAPPER, is_pickle
 from loader.errors import LoaderError, UsageError
 from loader.inspection.archive import Member, check_member, members_of, open_member
-from loader.inspection.machine import WRAPPER_NAME, Found
+from loader.inspection.machine import Found
 from loader.inspection.opcodes import walk
 from loader.inspection.result import Global, Inspection, Part, imported_name
 from loader.inspection.window import Budget, NotFollowed, Window
@@ -19,7 +19,6 @@ from loader.inspection.window import Budget, NotFollowed, Window
 INFLATED_AT_LEAST = 4 * 1024**3  # bytes that any file may inflate to
 INFLATED_RATIO = 200  # times its size that a bigger one may: time stays in proportion to the file
 _LZMA_MEMORY = 256 * 1024 * 1024  # bytes: xz -9 needs 65 MiB
-_OLD_WRAPPERS = ("NDArrayWrapper", "ZNDArrayWrapper")
 
 
 def inspect_file(path: Path, *, inflated_limit: int | None = None) -> Inspection:
@@ -127,14 +126,14 @@ def _part(found: Found, name: str, compression: str, size: int, inflated_size: i
         Global(module, called, how, imported_name(module, called, translated), count)
         for (module, called, how, translated), count in found.globals.items()
     ]
-    if any(_last(item) in _OLD_WRAPPERS and "joblib" in item.module for item in imports):
+    if any(_last(item) in OLD_WRAPPERS and "joblib" in item.module for item in imports):
         problems.append("its arrays are in files of their own, as joblib wrote before 0.10: they were not looked into")
     return Part(
         name=name,
         compression=compression,
         size=size,
         inflated_size=inflated_size,
-        joblib=any(_last(item) == WRAPPER_NAME for item in imports),
+        joblib=any(_last(item) == WRAPPER for item in imports),
         pickles=found.pickles,
         protocol=found.protocol,
         opcodes=found.opcodes,

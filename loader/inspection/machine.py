@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
+from loader.bundle.pickles import WRAPPER
 from loader.inspection.values import LONGEST_TEXT, LOST, OPAQUE, Dtype, Known, Memo, State, Wrapper, forget
 from loader.inspection.window import NotFollowed, Window
 
@@ -21,7 +22,6 @@ _KEPT_STACK = 1000  # values below its top that are still known when it grows de
 _MOST_GLOBALS = 10_000
 _HIGHEST_PROTOCOL = 5
 
-WRAPPER_NAME = "NumpyArrayWrapper"
 _KNOWN = {
     ("numpy", "dtype"): Known.DTYPE,
     ("copyreg", "_reconstructor"): Known.RECONSTRUCTOR,
@@ -232,7 +232,7 @@ class Machine(ABC):
             else:
                 self._count(self._found.globals, (*pair, how, self._protocol < 3))
                 last = pair[1].rpartition(".")[2]  # any module that imports joblib's wrapper has it too
-                known = Known.WRAPPER if last == WRAPPER_NAME else _KNOWN.get(pair, OPAQUE)
+                known = Known.WRAPPER if last == WRAPPER else _KNOWN.get(pair, OPAQUE)
         else:
             self._found.unknown_globals += 1
         if known is Known.WRAPPER:

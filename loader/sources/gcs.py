@@ -23,7 +23,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from loader.errors import AccessDenied, Immutable, ObjectNotFound, SourceError, SourceUnavailable
 from loader.sources import Body, StoredObject, ranges
-from loader.sources.ranges import RangeReader
+from loader.sources.ranges import RangeReader, sentence
 
 _DENIED = (
     "Grant the identity that syncs roles/storage.objectViewer on the bucket "
@@ -75,7 +75,7 @@ class GcsSource:
                 raise  # some of them are ValueErrors; one is a listing that broke off, and is no JSON
             except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise SourceError(
-                    f"{self.uri}: the store answered the listing with what is none: {_sentence(error)}",
+                    f"{self.uri}: the store answered the listing with what is none: {sentence(error)}",
                     hint="Check the storageUri, and what stands between here and the store",
                 ) from error
             return found
@@ -133,11 +133,11 @@ class GcsSource:
             ) from error
         except (api.Forbidden, api.Unauthorized, google.auth.exceptions.DefaultCredentialsError) as error:
             raise AccessDenied(
-                f"{where}: {_sentence(error)}",
+                f"{where}: {sentence(error)}",
                 hint=_DENIED,
             ) from error
         except google.auth.exceptions.RefreshError as error:
-            raise AccessDenied(f"{where}: {_sentence(error)}", hint="Renew the credentials") from error
+            raise AccessDenied(f"{where}: {sentence(error)}", hint="Renew the credentials") from error
         except (
             api.TooManyRequests,
             api.ServerError,
@@ -149,12 +149,8 @@ class GcsSource:
             DataCorruption,
             InvalidResponse,
         ) as error:
-            raise SourceUnavailable(f"{where}: {_sentence(error)}") from error
+            raise SourceUnavailable(f"{where}: {sentence(error)}") from error
         except api.GoogleAPICallError as error:
             if error.code == 408:
-                raise SourceUnavailable(f"{where}: {_sentence(error)}") from error
-            raise SourceError(f"{where}: {_sentence(error)}", hint="Check the storageUri") from error
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                raise SourceUnavailable(f"{where}: {sentence(error)}") from error
+            raise SourceError(f"{where}: {sentence(error)}", hint="Check the storageUri") from error

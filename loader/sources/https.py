@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from loader.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
+from loader.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest
 from loader.errors import AccessDenied, ObjectNotFound, UsageError, WrongAnswer
 from loader.sources import StoredObject, read_whole
 from loader.sources.ranges import RangeBody, RangeReader
 
 TOKEN = "PANTRY_HTTPS_TOKEN"  # noqa: S105 -- the variable's name
-MAX_MANIFEST_BYTES = 256 * 1024 * 1024  # as much as sync takes
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _DENIED = f"Set {TOKEN} to a token that the server takes, or allow reading there"
 _HOW = "Make one with `pantry publish DIR file:///DIRECTORY`, and copy that directory to the server as it is"

@@ -108,8 +108,8 @@ class RangeReader:
             raise SourceError(f"{where}: {_shown(url)!r} is no address", hint="Check the storageUri") from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             if is_untrusted(error):
-                raise SourceError(f"{where}: {_sentence(error)}", hint=UNTRUSTED) from error
-            raise SourceUnavailable(f"{where}: {_sentence(error)}") from error
+                raise SourceError(f"{where}: {sentence(error)}", hint=UNTRUSTED) from error
+            raise SourceUnavailable(f"{where}: {sentence(error)}") from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
@@ -156,7 +156,7 @@ class RangeBody:
         try:
             data = self._response.read(min(limit, self.left)) if self.left else b""
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise SourceUnavailable(f"{self._where}: {_sentence(error)}") from error
+            raise SourceUnavailable(f"{self._where}: {sentence(error)}") from error
         if not data and self.left:
             raise SourceUnavailable(f"{self._where}: the answer ended {self.left} bytes early")
         self.left -= len(data)
@@ -247,5 +247,6 @@ def _seconds(retry_after: str) -> float:
     return 0.0
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """Return a library's error as the end of a sentence."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -21,7 +21,15 @@ from s3transfer.manager import TransferConfig, TransferManager
 
 from loader.errors import AccessDenied, Immutable, LoaderError, ObjectNotFound, SourceError, SourceUnavailable
 from loader.sources import Body, StoredObject
-from loader.sources.ranges import CONNECT_SECONDS, READ_SECONDS, UNTRUSTED, RangeReader, authorities, is_untrusted
+from loader.sources.ranges import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    UNTRUSTED,
+    RangeReader,
+    authorities,
+    is_untrusted,
+    sentence,
+)
 
 _DENIED = (
     "Grant the identity that syncs s3:ListBucket on the bucket and s3:GetObject on its objects "
@@ -110,7 +118,7 @@ class S3Source:
         except aws.ClientError as error:
             raise _refused(error, where) from error
         except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
-            raise AccessDenied(f"{where}: {_sentence(error)}", hint=_NO_IDENTITY) from error
+            raise AccessDenied(f"{where}: {sentence(error)}", hint=_NO_IDENTITY) from error
         except (
             aws.CredentialRetrievalError,
             aws.InvalidConfigError,
@@ -119,15 +127,15 @@ class S3Source:
             aws.SSOError,
             aws.TokenRetrievalError,
         ) as error:
-            raise AccessDenied(f"{where}: {_sentence(error)}", hint=_RENEW) from error
+            raise AccessDenied(f"{where}: {sentence(error)}", hint=_RENEW) from error
         except (aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError) as error:
             if is_untrusted(error.kwargs.get("error")):
-                raise SourceError(f"{where}: {_sentence(error)}", hint=UNTRUSTED) from error
-            raise SourceUnavailable(f"{where}: {_sentence(error)}") from error
+                raise SourceError(f"{where}: {sentence(error)}", hint=UNTRUSTED) from error
+            raise SourceUnavailable(f"{where}: {sentence(error)}") from error
         except (FileNotFoundError, PermissionError) as error:  # of a token that AWS_WEB_IDENTITY_TOKEN_FILE names
-            raise AccessDenied(f"{where}: {_sentence(error)}", hint=_NO_IDENTITY) from error
+            raise AccessDenied(f"{where}: {sentence(error)}", hint=_NO_IDENTITY) from error
         except (aws.BotoCoreError, ResponseParserError, KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"{where}: {_sentence(error)}", hint=_SETTINGS) from error
+            raise SourceError(f"{where}: {sentence(error)}", hint=_SETTINGS) from error
 
 
 def _client(region: str | None) -> Any:
@@ -156,7 +164,7 @@ def _only_if_absent(params: dict[str, Any], **_: object) -> dict[str, Any]:
 
 def _refused(error: aws.ClientError, where: str) -> LoaderError:
     """Return what a refusal means: by the code of its error, and by its status where the code is none that we know."""
-    said = f"{where}: {_sentence(error)}"
+    said = f"{where}: {sentence(error)}"
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if error.operation_name.startswith("AssumeRole"):
@@ -180,7 +188,3 @@ def _refused(error: aws.ClientError, where: str) -> LoaderError:
     if status in _BUSY or status >= 500:
         return SourceUnavailable(said)
     return SourceError(said, hint=_SETTINGS)
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import mmap
 import os
@@ -16,10 +15,11 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from loader.bundle.errors import DigestMismatch, PantryError, PickleInvalid
+from loader.bundle.errors import DigestMismatch, PickleInvalid
 from loader.bundle.pack import layout
 from loader.bundle.pack.layout import Blob, Foot, Index
 from loader.bundle.pack.memory import Array
+from loader.bundle.pickles import find_class, unpickling
 
 # A private mapping that can be written counts as memory to come, and one larger than the machine would be refused.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap does not name
@@ -40,24 +40,12 @@ def load_pack(stream: BinaryIO, path: Path, where: str) -> object:
         PickleInvalid: it needs a module that this image lacks, or its own code failed.
         DigestMismatch: a chunk of the stream is not what the record says, or the file has changed its size.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with unpickling(where):
         foot, index = read_index(stream, path)
         tables = _Tables(stream, index, _map(path, foot))
         buffers = [tables.buffer(*buffer) for buffer in index.buffers]
         stream.seek(foot.skeleton[0])
         return _Unpickler(stream, tables, buffers).load()
-    except PantryError:
-        raise
-    except MemoryError as error:
-        raise PickleInvalid(f"{where} needs more memory than there is", hint="Ask for more memory") from error
-    except (Exception, SystemExit) as error:  # whatever the pickle's own code raises
-        text = (str(error).strip().splitlines() or ["no message"])[0][:300]
-        raise PickleInvalid(f"{where} cannot be loaded: {type(error).__name__}: {text}") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def read_index(stream: BinaryIO, path: Path) -> tuple[Foot, Index]:
@@ -98,14 +86,7 @@ class _Unpickler(pickle.Unpickler):
         return self._tables.make_container(number, holes) if found is None else found
 
     def find_class(self, module: str, name: str, /) -> object:
-        try:
-            return super().find_class(module, name)
-        except ModuleNotFoundError as error:
-            package = module.partition(".")[0]
-            raise PickleInvalid(
-                f"the pickle needs the module {package!r} (for {module}.{name}), which this image does not have",
-                hint="Use an image with it, or another `predictor`",
-            ) from error
+        return find_class(super().find_class, module, name)
 
 
 class _Tables:
