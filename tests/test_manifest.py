@@ -148,6 +148,7 @@ def test_names_that_exclude_each_other(paths: list[str], problem: str) -> None:
         Manifest.of([asset(path, b"") for path in paths])
 
 
+@pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize(
     "data",
     [

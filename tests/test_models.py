@@ -121,6 +121,7 @@ def test_not_text() -> None:
         parse_models(b"\xff\xfe\xfa")
 
 
+@pytest.mark.usefixtures("collector_off")
 def test_nested_too_deep() -> None:
     """A file that is nested without end is refused with a sentence."""
     with pytest.raises(ModelsInvalid, match="is not YAML"):

@@ -55,6 +55,7 @@ def test_every_datatype_comes_back_as_it_went_in(datatype: str) -> None:
     assert answer["id"] == "7"
 
 
+@pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -372,6 +372,7 @@ def test_huge() -> None:
         check(bytes(MAX_SIGNATURE_BYTES + 1), KEYS, WHERE)
 
 
+@pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize(
     "content",
     [
@@ -505,6 +506,7 @@ def test_signed_nonsense(edit: Callable[[Any], None], expected: str) -> None:
     assert str(caught.value).startswith(WHERE)
 
 
+@pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize("payload", [b"", b"\xff", b"[" * 100_000, b'"text"'])
 def test_signed_noise(payload: bytes) -> None:
     """A payload that is signed, but no statement, is refused with a sentence."""

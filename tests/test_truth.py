@@ -589,6 +589,7 @@ FIELDS: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize("name", LISTINGS)
 def test_a_listing_that_is_none(store: LyingStore, root: Path, name: str) -> None:
     """A listing that cannot be read is not taken for an empty one, nor for a shorter one."""
@@ -733,6 +734,7 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_manifest_that_lies(store: LyingStore, root: Path, name: str) -> None:
     """A manifest that is none, or describes other files than are there, is refused; the true one then ends right."""

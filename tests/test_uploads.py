@@ -94,6 +94,7 @@ def test_npy_files_hold_texts_and_numbers_that_are_none() -> None:
     assert decode_upload(npy(np.array(3)), NPY_TYPE, FREE)[1] is False
 
 
+@pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize(
     ("body", "words"),
     [
