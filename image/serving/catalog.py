@@ -7,7 +7,7 @@ from pathlib import Path
 from serving.errors import ModelNotReady, NotFound
 from serving.model import Model
 from serving.openapi import Described
-from serving.state import WANTED_DIRECTORY, ModelState, ServerState, read_state, sentence
+from serving.state import STATE_NAME, WANTED_DIRECTORY, ModelState, ServerState, read_state, sentence
 
 
 class Catalog:
@@ -20,11 +20,16 @@ class Catalog:
 
     def __init__(self, models: dict[str, Model], runtime: Path) -> None:
         self._models, self._runtime = models, runtime
+        self._read: tuple[tuple[int, int], ServerState] | None = None  # which file it was, and what it said
 
     @property
     def state(self) -> ServerState:
-        """What the supervisor said last."""
-        return read_state(self._runtime)
+        """What the supervisor said last; it writes a few times a second, and requests may be a thousand."""
+        file = (self._runtime / STATE_NAME).stat()
+        identity, read = (file.st_ino, file.st_mtime_ns), self._read
+        if read is None or read[0] != identity:
+            self._read = read = identity, read_state(self._runtime)
+        return read[1]
 
     @property
     def default(self) -> str:

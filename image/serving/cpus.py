@@ -7,10 +7,11 @@ every call waits for the slowest.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
-CGROUPS, PROC = Path("/sys/fs/cgroup"), Path("/proc")
+from serving.cgroups import CGROUPS, PROC, groups
+
 VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -36,39 +37,19 @@ def set_library_threads(environ: MutableMapping[str, str], workers: int) -> None
 def processors(cgroups: Path = CGROUPS, proc: Path = PROC) -> float:
     """Return how many processors this process may use: the machine's, or less where a control group says so."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([float(affinity), *_quotas(cgroups, proc)])
+    quotas = (_quota(version, folder) for version, folder in groups("cpu", cgroups, proc))
+    return min([float(affinity), *(quota for quota in quotas if quota)])
 
 
-def _quotas(cgroups: Path, proc: Path) -> Iterator[float]:
-    """Yield the limits of this process's control group and of every group above it."""
-    try:
-        lines = (proc / "self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        # In a container the path may be that of the host, while its own group is what is mounted.
-        parts = Path(path.lstrip("/"))
-        for group in (parts, *parts.parents):
-            if controllers:
-                yield from _quota_v1(cgroups / controllers / group)
-                yield from _quota_v1(cgroups / "cpu" / group)
-            else:
-                yield from _quota_v2(cgroups / group)
-
-
-def _quota_v2(group: Path) -> Iterator[float]:
-    words = _words(group / "cpu.max")
-    if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
-        yield int(words[0]) / int(words[1])
-
-
-def _quota_v1(group: Path) -> Iterator[float]:
-    quota, period = _words(group / "cpu.cfs_quota_us"), _words(group / "cpu.cfs_period_us")
-    if len(quota) == len(period) == 1 and quota[0].isdigit() and period[0].isdigit() and int(period[0]):
-        yield int(quota[0]) / int(period[0])
+def _quota(version: int, folder: Path) -> float | None:
+    """Return how many processors a control group may use, None where it sets no limit."""
+    if version == 2:
+        words = _words(folder / "cpu.max")
+    else:
+        words = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
+    if len(words) == 2 and all(map(str.isdigit, words)) and int(words[1]):  # else "max", or -1
+        return int(words[0]) / int(words[1])
+    return None
 
 
 def _words(file: Path) -> list[str]:

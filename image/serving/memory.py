@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-CGROUPS, PROC = Path("/sys/fs/cgroup"), Path("/proc")
+from serving.cgroups import CGROUPS, PROC, groups
+
 _FILES = {  # per version of cgroups: limit, usage
     2: ("memory.max", "memory.current"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -54,7 +55,7 @@ def _machine(proc: Path) -> Memory:
 
 
 def _cgroup_limits(cgroups: Path, proc: Path) -> Iterator[Memory]:
-    for version, folder in _groups(cgroups, proc):
+    for version, folder in groups("memory", cgroups, proc):
         limit_name, usage_name = _FILES[version]
         try:
             limit, usage = (folder / limit_name).read_text(), (folder / usage_name).read_text()
@@ -62,26 +63,6 @@ def _cgroup_limits(cgroups: Path, proc: Path) -> Iterator[Memory]:
             continue  # the root of the hierarchy has no such files
         if limit.strip().isdigit():  # else "max"; v1 says "none" by a number beyond any machine's memory
             yield Memory(int(limit), max(0, int(usage) - _reclaimable(_table(folder / "memory.stat"))))
-
-
-def _groups(cgroups: Path, proc: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the version and the folder of this process's memory group and of every group above it."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0" and not controllers:
-            version, mount = 2, cgroups
-        elif "memory" in controllers.split(","):
-            version, mount = 1, cgroups / "memory"
-        else:
-            continue
-        # In a container the path may be the host's, and then only the mount itself is ours.
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts), -1, -1):
-            yield version, mount.joinpath(*parts[:depth])
 
 
 def _reclaimable(stat: dict[str, int]) -> int:
@@ -102,9 +83,14 @@ def descendants(pid: int, proc: Path = PROC) -> list[int]:
     return [pid, *(below for child in children for below in descendants(child, proc))]
 
 
+def resident(pid: int) -> dict[str, int]:
+    """Return a process's memory in bytes: Rss, and Pss, where pages that several share count in parts."""
+    return _table(PROC / str(pid) / "smaps_rollup", 1024)
+
+
 def pss_bytes(pid: int) -> int:
     """Return a process's proportional set size: its own pages, and its share of the pages that it shares."""
-    return _table(PROC / str(pid) / "smaps_rollup", 1024).get("Pss", 0)
+    return resident(pid).get("Pss", 0)
 
 
 def anonymous_bytes(pid: int) -> int:

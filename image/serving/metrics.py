@@ -20,7 +20,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _REQUESTS = Counter("pantry_requests", "Requests answered.", ("model", "version", "code", "route"))
 _REQUEST = Histogram(
     "pantry_request_seconds",
-    "From a request's head to its whole answer, in the worker.",
+    "Answering a request that has come whole and has a thread.",
     ("model",),
     buckets=SECONDS,
 )
@@ -61,20 +61,20 @@ def count_refusal(code: int) -> None:
         _requests("", "", code, "refused").inc()
 
 
-def observe_batch(model: str, rows: int, queue_seconds: float | list[float], predict_seconds: float) -> None:
+def observe_batch(model: str, rows: int, queue_seconds: list[float], predict_seconds: float) -> None:
     """Count one call of a model.
 
     Args:
         model: that was called.
         rows: in the batch.
-        queue_seconds: that the request waited; one for each of the batch's requests.
+        queue_seconds: that each of the batch's requests waited.
         predict_seconds: that the call took.
     """
     with _HARMLESS:
         rows_of, queue, predict = _batch(model)
         rows_of.observe(rows)
         predict.observe(predict_seconds)
-        for seconds in queue_seconds if isinstance(queue_seconds, list) else (queue_seconds,):
+        for seconds in queue_seconds:
             queue.observe(seconds)
 
 

@@ -7,14 +7,12 @@ takes as a whole. Compared with the largest of its processes, it tells how many 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 
 import msgspec
 
-from serving.memory import PROC, descendants
-
-_KIB = re.compile(rb"^(Rss|Pss): +(\d+) kB$", re.MULTILINE)
+from serving.cgroups import PROC
+from serving.memory import descendants, resident
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -60,8 +58,5 @@ def is_alive(pid: int) -> bool:
 
 
 def _read(role: str, name: str, pid: int) -> Process | None:
-    try:
-        found = dict(_KIB.findall((PROC / str(pid) / "smaps_rollup").read_bytes()))
-        return Process(role, name, int(found[b"Pss"]) * 1024, int(found[b"Rss"]) * 1024)
-    except (OSError, KeyError):  # it has ended, or this system does not tell
-        return None
+    found = resident(pid)
+    return Process(role, name, found["Pss"], found["Rss"]) if found else None
