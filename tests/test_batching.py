@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import requests
 
-from serving.batching import Arrays, Batcher
-from serving.cpus import VARIABLES, processors, set_library_threads
+from serving.batching import Arrays, Batcher, _Returning
+from serving.cpus import RESTING, VARIABLES, processors, set_library_threads
 from serving.errors import Overloaded, PredictFailed, PredictTimeout, ServingError
 from tests.model_kinds import Doubler
 from tests.serve import Server
@@ -170,7 +170,7 @@ def test_who_would_wait_past_the_deadline_is_refused_at_once(pool: ThreadPoolExe
 
 
 def test_who_has_waited_too_long_is_not_run(pool: ThreadPoolExecutor) -> None:
-    """A model hangs: those in its batch are told that it did not answer, those behind that it is busy; none is run."""
+    """A model hangs: who is in its batch is told that it did not answer, those behind that it is busy; none is run."""
     gate = Gate()
     hanging = batcher(gate, seconds=0.4)
     first = pool.submit(hanging.predict, rows(1))
@@ -182,8 +182,11 @@ def test_who_has_waited_too_long_is_not_run(pool: ThreadPoolExecutor) -> None:
     assert time.monotonic() - began < 2
     with pytest.raises(Overloaded):
         hanging.predict(rows(5))
+    assert isinstance(first.exception(10), PredictTimeout)
+    assert hanging.running_since() is not None
     gate.opened.set()
-    assert first.result(10)["y"].item() == 2.0
+    while hanging.running_since() is not None:
+        time.sleep(0.01)
     assert gate.runs == [1]
     assert hanging.predict(rows(6))["y"].item() == 12.0
 
@@ -196,15 +199,55 @@ def test_a_batch_that_hangs_ends_for_all_in_it(pool: ThreadPoolExecutor) -> None
     first.result(10)
     gate.opened.clear()
     gate.computing.clear()
-    leader = pool.submit(hanging.predict, rows(1))
+    running = pool.submit(hanging.predict, rows(1))
     assert gate.computing.wait(10)
     others = [pool.submit(hanging.predict, rows(value)) for value in (2, 3)]
     time.sleep(0.1)
     gate.seconds = 2
     gate.opened.set()
-    errors = [future.exception(10) for future in (*others, leader)]
+    errors = [future.exception(10) for future in (*others, running)]
     assert {type(error) for error in errors} <= {PredictTimeout, Overloaded, type(None)}
     assert any(isinstance(error, PredictTimeout | Overloaded) for error in errors)
+
+
+def test_clients_that_come_back_are_waited_for_and_a_lone_one_never_waits(pool: ThreadPoolExecutor) -> None:
+    """Eight who think for a moment after each answer stay in one run; one alone is run as soon as it comes."""
+    gate = Gate(seconds=0.05)
+    gate.opened.set()
+    waiting = batcher(gate)
+
+    def ask(times: int, pause: float) -> None:
+        for _ in range(times):
+            waiting.predict(rows(1))
+            time.sleep(pause)
+
+    for future in [pool.submit(ask, 20, number * 0.001) for number in range(8)]:
+        future.result(30)
+    assert sum(gate.runs) == 160
+    assert len(gate.runs) <= 32
+    gate.runs.clear()
+    began = time.monotonic()
+    ask(20, 0)
+    assert time.monotonic() - began < 20 * 0.05 * 1.15
+    assert gate.runs == [1] * 20
+
+
+def test_clients_that_do_not_come_back_are_not_waited_for() -> None:
+    """Where others ask each time, the runs begin at once, but for a try now and then."""
+    returning = _Returning()
+    waited = 0
+    for _ in range(100):
+        returning.expect(answered=8, waiting=2, seconds=60)
+        if returning.seconds > 0:
+            waited += 1
+            returning.met(2)
+    assert 10 <= waited <= 20
+    for _ in range(20):
+        returning.expect(answered=8, waiting=2, seconds=60)
+        if returning.seconds > 0:
+            returning.met(9)
+    assert returning.seconds > 0
+    assert returning.queue == 10
 
 
 def test_concurrent_clients_share_predicts_and_get_their_own_answers(server: Server) -> None:
@@ -254,4 +297,4 @@ def test_the_cpus_of_the_container_are_divided_among_the_workers(tmp_path: Path)
     assert processors(groups, proc) == 0.25
     environ: dict[str, Any] = {"OMP_NUM_THREADS": "7"}
     set_library_threads(environ, 1000)
-    assert environ == {**dict.fromkeys(VARIABLES, "1"), "OMP_NUM_THREADS": "7"}
+    assert environ == {**dict.fromkeys(VARIABLES, "1"), **RESTING, "OMP_NUM_THREADS": "7"}

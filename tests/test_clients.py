@@ -1,13 +1,17 @@
-"""Clients that others wrote work unmodified: NVIDIA's tritonclient, over the Open Inference Protocol."""
+"""Clients that others wrote work unmodified: NVIDIA's tritonclient and KServe's, over the Open Inference Protocol."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.serving_servers import cache
 from tests.model_kinds import Doubler
 from tests.serve import Server
 from tests.test_server import put
@@ -146,3 +150,21 @@ def test_compressed_bodies_are_refused_in_words(client: Any) -> None:
     with pytest.raises(utils.InferenceServerException, match="without Content-Encoding"):
         client.infer("m", [good], request_compression_algorithm="gzip")
     assert client.infer("m", [good], response_compression_algorithm="gzip").as_numpy("output").tolist() == [[0, 0]]
+
+
+def test_the_client_of_kserve_asks_as_it_asks_kserve(server: Server) -> None:
+    """KServe's own Python client, from the environment that `benchmarks/peers serving` made: V1, v2, binary tensors."""
+    python = cache() / "kserve/bin/python"
+    if not python.exists():
+        pytest.skip("needs KServe; run `benchmarks/peers serving`")
+    script = Path(__file__).with_name("kserve_client.py")
+    done = subprocess.run([python, "-P", script, server.url], capture_output=True, text=True, timeout=60, check=True)
+    doubled = ["7", "m", [[2.0, 4.0], [6.0, 8.0]]]
+    assert json.loads(done.stdout) == {
+        "infer, binary False": doubled,
+        "infer, binary True": doubled,
+        "V1": [[2.0, 4.0]],
+        "live": True,
+        "ready": True,
+        "model": [True, True],
+    }

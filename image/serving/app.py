@@ -16,9 +16,9 @@ from serving.access.modes import access_from
 from serving.catalog import Catalog
 from serving.errors import ModelNotReady, ServingError
 from serving.exchange import Observed, exchange_of
-from serving.logs import write_failure
 from serving.model import Model
-from serving.responses import answer
+from serving.replies import crash, refusal
+from serving.responses import answer, respond
 from serving.settings import Settings
 
 
@@ -43,15 +43,10 @@ def create_app(models: dict[str, Model], runtime: Path, settings: Settings) -> F
 
 
 def _refused(error: ServingError) -> Response:
-    response = answer({"error": str(error)}, error.status)
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
-    response.headers.update(error.headers)
     if isinstance(error, ModelNotReady) and request.view_args and "name" in request.view_args:
         exchange_of(request.environ).model = request.view_args["name"]  # models.yaml has it
-    if error.status >= 500 and error.__cause__ is not None:
-        _log_crash(error)
-    return response
+    exchange_of(request.environ).note_failure(error)
+    return respond(refusal(error))
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -63,10 +58,6 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _crashed(error: Exception) -> Response:
-    _log_crash(error)
-    told = f"internal error; the server's log has it under request id {exchange_of(request.environ).id}"
-    return answer({"error": told}, 500)
-
-
-def _log_crash(error: Exception) -> None:
-    write_failure("request-failed", error, id=exchange_of(request.environ).id)
+    exchange = exchange_of(request.environ)
+    exchange.note_failure(error)
+    return respond(crash(exchange.id))

@@ -28,6 +28,7 @@ class Arrival(Unreader):
         whole: whether the request has come with its body.
         ready: whether there is nothing to wait for: it is whole, or it can only be refused.
         refusal: the status and the sentence to refuse it with, where gunicorn and the app would not.
+        is_from_stranger: whether it can only be refused because of who sent it.
         starved: whether more was read than had come. Where the next request begins is unknown then.
     """
 
@@ -38,7 +39,7 @@ class Arrival(Unreader):
         self._pieces: deque[bytes] = deque()
         self.size = self._body = 0
         self._has_head = self._told = False
-        self.whole = self.ready = self.starved = False
+        self.whole = self.ready = self.is_from_stranger = self.starved = False
         self.refusal: tuple[int, str] | None = None
 
     def feed(self, data: bytes) -> None:
@@ -82,9 +83,25 @@ class Arrival(Unreader):
         self._parser.reset()
         self.size = self._body = 0
         self._has_head = self._told = False
-        self.whole = self.ready = self.starved = False
+        self.whole = self.ready = self.is_from_stranger = self.starved = False
         if rest:
             self.feed(rest)
+
+    @property
+    def content(self) -> bytes:
+        """All that has come and was not taken."""
+        if len(self._pieces) > 1:
+            whole = b"".join(self._pieces)
+            self._pieces.clear()
+            self._pieces.append(whole)
+        return self._pieces[0]
+
+    def keep_from(self, start: int) -> None:
+        """Forget what was read of the content otherwise than by gunicorn's parser."""
+        rest = self.content[start:]
+        self._pieces.clear()
+        if rest:
+            self._pieces.append(rest)
 
     def chunk(self, size_hint: int | None = None) -> bytes:  # noqa: ARG002 - gunicorn gives it
         """Return the next piece of what has come; gunicorn's parser calls this."""
@@ -99,7 +116,7 @@ class Arrival(Unreader):
     def _note_head(self) -> None:
         """Refuse what the fast parser lets pass, and another reader in front of us may have read otherwise."""
         self._has_head = True
-        head, end, _ = b"".join(self._pieces).partition(b"\r\n\r\n")
+        head, end, _ = self.content.partition(b"\r\n\r\n")
         lines = head.replace(b"\r\n", b"\r")
         if not end or b"\n" in lines:
             self._refuse(400, "not a request of HTTP: a header line ends without a carriage return")
@@ -108,7 +125,7 @@ class Arrival(Unreader):
         elif self._is_stranger is not None:
             path, _, _ = self._parser.path.decode("latin-1").partition("?")
             authorization = self._parser.get_header(b"authorization") or b""
-            self.ready = self._is_stranger(path, authorization.decode("latin-1"))
+            self.ready = self.is_from_stranger = self._is_stranger(path, authorization.decode("latin-1"))
 
     def _count_body(self, data: bytes) -> None:
         self._body += len(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from serving.errors import ModelNotReady, NotFound
@@ -30,6 +31,11 @@ class Catalog:
         if read is None or read[0] != identity:
             self._read = read = identity, read_state(self._runtime)
         return read[1]
+
+    @property
+    def held(self) -> Collection[Model]:
+        """The models that can answer here."""
+        return self._models.values()
 
     @property
     def default(self) -> str:

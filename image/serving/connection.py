@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
-import threading
 import time
+from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
+from gunicorn import SERVER
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response as GunicornResponse
+from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn
 
 from serving.arrival import Arrival
 from serving.logs import write_event
 from serving.metrics import count_refusal
+from serving.replies import Reply
 
 RECEIVE_BYTES = 64 * 1024
+
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+@functools.lru_cache(2)
+def _date(second: int) -> str:
+    return str(http_date(second))
 
 
 class Doing(Enum):
@@ -33,7 +45,7 @@ class Doing(Enum):
 
 
 class Gone(ConnectionError):
-    """The client has gone, or somebody else has answered it."""
+    """The client has gone."""
 
 
 class Connection(TConn):
@@ -43,7 +55,8 @@ class Connection(TConn):
         arrival: the bytes that have come.
         doing: what it does while no thread has it.
         deadline: when that has taken too long, monotonic seconds.
-        began: when a thread took the request that it is answering, monotonic seconds; 0 where none has.
+        watched: the event that the loop looks for, or 0.
+        begun: whether something of the app's answer has been sent.
         keeps: whether it stays open after the answer that is going out.
         charged: bytes of its request that are counted as taking memory.
     """
@@ -53,9 +66,9 @@ class Connection(TConn):
         self.arrival = arrival
         self.parser: RequestParser = RequestParser(cfg, (), client)
         self.parser.unreader = self.arrival
-        self.doing, self.deadline, self.began, self.keeps, self.charged = Doing.IDLE, 0.0, 0.0, False, 0
+        self.doing, self.deadline, self.watched, self.charged = Doing.IDLE, 0.0, 0, 0
+        self.begun = self.keeps = False
         self._outbox = bytearray()
-        self._answerer = threading.Lock()  # taken by whoever answers
 
     def receive(self) -> int | None:
         """Take in what has come; return how many bytes, None where there are none yet.
@@ -90,25 +103,6 @@ class Connection(TConn):
         with contextlib.suppress(OSError):  # the next read finds out
             self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def begin(self) -> None:
-        """Note that a thread answers from now on."""
-        self.began = time.monotonic()
-
-    def next(self) -> None:
-        """Note that the request was answered, and begin the next with what has come of it."""
-        self.arrival.next()
-        self.began = 0.0
-        self._answerer.release()
-
-    def claim(self) -> bool:
-        """Whether the caller is the one to answer: a thread, or the loop where the thread is late."""
-        return self._answerer.acquire(blocking=False)
-
-    @property
-    def answered(self) -> bool:
-        """Whether an answer has begun."""
-        return self._answerer.locked()
-
     def send(self, data: bytes) -> None:
         """Send, and keep what is not taken at once."""
         if not self._outbox:
@@ -127,6 +121,20 @@ class Connection(TConn):
             self.send("\r\n".join(lines).encode() + body)
         count_refusal(int(status))
         write_event("request-refused", status=int(status), reason=sentence)
+
+    def reply(self, reply: Reply, headers: Iterable[tuple[str, str]]) -> None:
+        """Answer without gunicorn, as it would."""
+        lines = [
+            f"HTTP/1.1 {reply.status} {_PHRASES[reply.status]}",
+            f"Server: {SERVER}",
+            f"Date: {_date(int(time.time()))}",
+            f"Connection: {'keep-alive' if self.keeps else 'close'}",
+            f"Content-Type: {reply.content_type}",
+            f"Content-Length: {len(reply.body)}",
+            *[f"{name}: {value}" for name, value in (*reply.headers, *headers)],
+            "\r\n",
+        ]
+        self.send("\r\n".join(lines).encode("latin-1") + reply.body)
 
     def flush(self) -> bool:
         """Send more of what was not taken; return whether all is sent."""
@@ -167,9 +175,7 @@ class Answer(GunicornResponse):
         self._send(b"0\r\n\r\n" if self.chunked else b"")
 
     def _send(self, data: bytes) -> None:
-        if self._head:
-            if not self._connection.claim():
-                raise Gone
-            data, self._head = self._head + data, b""
+        data, self._head = self._head + data, b""
         if data:
+            self._connection.begun = True
             self._connection.send(data)

@@ -1,7 +1,8 @@
 """How many processors the container may use, and how many threads each worker's libraries should start.
 
 A library that counts the machine's processors starts 64 threads in a container that may use two; they take turns, and
-every call waits for the slowest.
+every call waits for the slowest. And some keep a processor busy while they wait for their next call, which those who
+read requests and write answers need.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+RESTING = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
 def set_library_threads(environ: MutableMapping[str, str], workers: int) -> None:
-    """Divide the processors among the workers' libraries, before these are imported. What is set already stays.
+    """Divide the processors among the workers' libraries, and let their threads rest when they have nothing to do.
+
+    Libraries read it when they are imported. What is set already stays.
 
     Args:
         environ: of the process that will import them, or of its parent.
@@ -32,6 +36,8 @@ def set_library_threads(environ: MutableMapping[str, str], workers: int) -> None
     threads = str(max(1, int(processors() / workers)))
     for name in VARIABLES:
         environ.setdefault(name, threads)
+    for name, value in RESTING.items():
+        environ.setdefault(name, value)
 
 
 def processors(cgroups: Path = CGROUPS, proc: Path = PROC) -> float:

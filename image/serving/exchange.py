@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from serving import metrics
-from serving.logs import RequestLine, write_request
+from serving.errors import ServingError
+from serving.logs import RequestLine, write_failure, write_requests
 from serving.trace import parse_traceparent, passed_on, request_id
 
 Environ = dict[str, Any]
@@ -20,6 +21,8 @@ class Exchange:
     """What is known of a request while it is answered; whoever learns more writes it here.
 
     Attributes:
+        method: of HTTP.
+        path: without the query.
         id: the client's own, or one made here.
         trace: of the client, or None.
         model: that was asked, by a name that models.yaml has; "" until it is found.
@@ -30,17 +33,31 @@ class Exchange:
         status: of HTTP; 500 until the answer begins.
     """
 
-    __slots__ = ("bytes_in", "bytes_out", "id", "model", "rows", "status", "trace", "tracestate", "version")
+    __slots__ = (
+        "_began",
+        "bytes_in",
+        "bytes_out",
+        "id",
+        "method",
+        "model",
+        "path",
+        "rows",
+        "status",
+        "trace",
+        "tracestate",
+        "version",
+    )
 
-    def __init__(self, environ: Environ) -> None:
-        self.id = request_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        said = environ.get("HTTP_TRACEPARENT")
-        self.trace = parse_traceparent(said) if said else None
-        self.tracestate = environ.get("HTTP_TRACESTATE", "") if self.trace else ""
+    def __init__(self, method: str, path: str, said_id: str, traceparent: str, tracestate: str) -> None:
+        self._began = time.perf_counter()
+        self.method, self.path = method, path
+        self.id = request_id(said_id)
+        self.trace = parse_traceparent(traceparent) if traceparent else None
+        self.tracestate = tracestate if self.trace else ""
         self.model = self.version = ""
-        self.rows = self.bytes_out = 0
-        self.bytes_in = _whole_number(environ.get("CONTENT_LENGTH", ""))
+        self.rows = self.bytes_in = self.bytes_out = 0
         self.status = 500
+        metrics.request_began()
 
     def headers(self) -> list[tuple[str, str]]:
         """Return what the answer says of the request: its id and its place in the trace."""
@@ -50,6 +67,36 @@ class Exchange:
             if passed_on(self.tracestate):
                 headers.append(("tracestate", self.tracestate))
         return headers
+
+    def note_failure(self, error: BaseException) -> None:
+        """Log what the client is told without its cause."""
+        expected = isinstance(error, ServingError) and (error.status < 500 or error.__cause__ is None)
+        if not expected:
+            write_failure("request-failed", error, id=self.id)
+
+    def end(self) -> RequestLine:
+        """Count it; return what the log is to have."""
+        seconds = time.perf_counter() - self._began
+        metrics.request_ended()
+        metrics.count_request(self.model, self.version, self.status, route_of(self.path), seconds)
+        trace = self.trace
+        return RequestLine(
+            datetime.now(UTC),
+            "request",
+            self.id,
+            self.method[:20],
+            self.path[:500].encode("latin-1", "replace").decode("utf-8", "replace"),
+            self.status,
+            round(seconds * 1000, 3),
+            self.model,
+            self.version,
+            self.rows,
+            self.bytes_in,
+            self.bytes_out,
+            trace.trace_id if trace else "",
+            trace.span_id if trace else "",
+            trace.parent_id if trace else "",
+        )
 
 
 class Observed:
@@ -64,20 +111,20 @@ class Observed:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
-        began = time.perf_counter()
-        exchange = environ[KEY] = Exchange(environ)
+        said = ("HTTP_X_REQUEST_ID", "HTTP_TRACEPARENT", "HTTP_TRACESTATE")
+        method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
+        exchange = environ[KEY] = Exchange(method, path, *(environ.get(name, "") for name in said))
+        exchange.bytes_in = _whole_number(environ.get("CONTENT_LENGTH", ""))
 
         def begin(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             exchange.status = int(status[:3])
             exchange.bytes_out = next((_whole_number(v) for name, v in headers if name.lower() == "content-length"), 0)
             return start_response(status, headers + exchange.headers(), *more)
 
-        metrics.request_began()
         try:
             return self._app(environ, begin)
         finally:
-            metrics.request_ended()
-            _told(exchange, environ, time.perf_counter() - began)
+            write_requests([exchange.end()])
 
 
 def exchange_of(environ: Environ) -> Exchange:
@@ -96,31 +143,6 @@ def route_of(path: str) -> str:
     if path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
         return "health"
     return "other"
-
-
-def _told(exchange: Exchange, environ: Environ, seconds: float) -> None:
-    path = str(environ.get("PATH_INFO", ""))
-    trace = exchange.trace
-    metrics.count_request(exchange.model, exchange.version, exchange.status, route_of(path), seconds)
-    write_request(
-        RequestLine(
-            datetime.now(UTC),
-            "request",
-            exchange.id,
-            environ.get("REQUEST_METHOD", "")[:20],
-            path[:500].encode("latin-1", "replace").decode("utf-8", "replace"),
-            exchange.status,
-            round(seconds * 1000, 3),
-            exchange.model,
-            exchange.version,
-            exchange.rows,
-            exchange.bytes_in,
-            exchange.bytes_out,
-            trace.trace_id if trace else "",
-            trace.span_id if trace else "",
-            trace.parent_id if trace else "",
-        )
-    )
 
 
 def _whole_number(text: str) -> int:

@@ -30,7 +30,7 @@ from loader.bundle.errors import PantryError
 from serving import logs, metrics
 from serving.app import create_app
 from serving.development import open_unverified
-from serving.golden import GoldenRequest, check_golden, read_golden
+from serving.golden import GoldenRequest, check_golden, read_golden, warm_up
 from serving.master import Master, Note, note_of
 from serving.memory import read_memory
 from serving.messages import BundleRef, GenerationSpec, Message, WorkerEnded
@@ -152,11 +152,13 @@ class GenerationServer(BaseApplication):
         return noted
 
     def _warm(self, worker: Worker) -> None:
-        """Try the golden requests, in a worker: what they start (threads, devices) would not survive a fork."""
+        """Let the models compute, in a worker: what that starts (threads, devices) would not survive a fork."""
         self._note = note_of(worker)
         for model, golden in self._golden:
             try:
                 check_golden(model, golden)
+                if not golden:
+                    warm_up(model)
             except PantryError as error:
                 _send(self._spec.pipe, Message(Phase.FAILED, model.name, reason=str(error)))
                 sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -8,6 +8,7 @@ The file that `golden:` in model.yaml names is JSON, a list of
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from loader.bundle.bundle import Bundle
 from loader.bundle.model_config import ModelConfig
 from serving.errors import PredictorInvalid, ServingError
 from serving.model import Model
+from serving.protocol import decode_instances
+from serving.schemas import rows_example
 from serving.tensors import to_array
 
 TOLERANCE = 1e-4  # relative: other processors add in other orders
@@ -56,7 +59,7 @@ def check_golden(model: Model, requests: tuple[GoldenRequest, ...]) -> None:
             inputs = {
                 name: to_array(data, f"input {name!r}", datatypes.get(name)) for name, data in request.inputs.items()
             }
-            outputs = model.predict(inputs)
+            outputs = model.compute(inputs)
         except ServingError as error:
             raise PredictorInvalid(f"{where}: {error}") from error
         for name, expected in request.outputs.items():
@@ -67,6 +70,17 @@ def check_golden(model: Model, requests: tuple[GoldenRequest, ...]) -> None:
                 raise PredictorInvalid(
                     f"{where}: output {name!r}: expected {str(expected)[:200]}, got {str(got.tolist())[:200]}"
                 )
+
+
+def warm_up(model: Model) -> None:
+    """Let a model without golden requests compute what a made-up row asks; what comes out is of no interest.
+
+    The first call is often the slowest: libraries start their threads, functions are compiled. No client waits for it.
+    """
+    if not model.config.inputs:
+        return
+    with contextlib.suppress(ServingError):
+        model.compute(decode_instances(rows_example(model.config), model.config))
 
 
 def _is_close(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> bool:

@@ -1,7 +1,7 @@
 """The log: one JSON line a request, an event, a message of a library. All of it goes to standard output.
 
-A line is one write of at most PIPE_BUF bytes, so lines of several processes never mix. Where nobody takes the lines,
-they are dropped and counted: a stuck collector of logs must not stop the server.
+No write is of more than PIPE_BUF bytes, or of a part of a line, so lines of several processes never mix. Where nobody
+takes the lines, they are dropped and counted: a stuck collector of logs must not stop the server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -99,9 +99,17 @@ class _Output:
 _output = _Output()
 
 
-def write_request(line: RequestLine) -> None:
-    """Write the line of a request."""
-    _output.write(msgspec.json.encode(line) + b"\n")
+def write_requests(requests: Iterable[RequestLine]) -> None:
+    """Write the lines of requests, as many as possible at once."""
+    together = b""
+    for request in requests:
+        line = msgspec.json.encode(request) + b"\n"
+        if together and len(together) + len(line) > LONGEST_LINE:
+            _output.write(together)
+            together = b""
+        together += line
+    if together:
+        _output.write(together)
 
 
 def write_event(event: str, **fields: object) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
 from loader.bundle.model_config import InputSpec, ModelConfig, OutputSpec
-from serving.batching import Batcher
+from serving.batching import Batcher, Ticket
 from serving.errors import InvalidRequest, PredictFailed, PredictorInvalid, ServingError
 from serving.metrics import observe_batch
 from serving.settings import Settings
@@ -43,7 +43,7 @@ class Model:
         # A compiled Theano function keeps its inputs in storage of its own: two threads in it at once mix their rows.
         self._batcher = Batcher(
             name,
-            self._compute,
+            self.compute,
             config.batching.max_rows if _has_rows(config) else 1,
             settings.predict_seconds,
             settings.max_queue,
@@ -71,7 +71,32 @@ class Model:
         """
         return self._batcher.predict(inputs)
 
-    def _compute(self, inputs: dict[str, Array]) -> dict[str, Array]:
+    def submit(self, inputs: dict[str, Array], done: Callable[[], None]) -> Ticket:
+        """Ask as `predict` does, and return at once; `done` is called in another thread when the answer is there.
+
+        Raises:
+            Overloaded: too many requests wait.
+        """
+        return self._batcher.submit(inputs, done)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Give a ticket that nobody waits for any longer its error, unless it has a result."""
+        self._batcher.withdraw(ticket)
+
+    def running_since(self) -> float | None:
+        """Return when the computation that goes on now began, monotonic seconds; None where there is none."""
+        return self._batcher.running_since()
+
+    def compute(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Answer here and now, however long it takes; not in two threads at a time.
+
+        Args:
+            inputs: as of `predict`.
+
+        Raises:
+            InvalidRequest: as of `predict`.
+            PredictFailed: as of `predict`.
+        """
         try:
             result = self._answer(inputs)
         except ServingError:

@@ -57,7 +57,7 @@ class GenerationProcess:
             [sys.executable, "-m", "serving.generation", msgspec.json.encode(spec).decode()],
             env={**os.environ, **environment},
             pass_fds=(listener, theirs),
-            start_new_session=True,  # a Ctrl-C on the terminal is the supervisor's to handle
+            process_group=0,  # a Ctrl-C on the terminal is the supervisor's to handle
         )
         os.close(theirs)
 

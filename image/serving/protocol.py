@@ -11,7 +11,14 @@ import numpy as np
 from loader.bundle.model_config import InputSpec, ModelConfig, OutputSpec
 from serving.errors import InvalidRequest, PredictFailed
 from serving.model import DEFAULT_INPUT
-from serving.tensors import Array, check_inputs, to_array
+from serving.tensors import DTYPES, Array, check_inputs, fit, to_array
+
+
+class _RowsOfNumbers(msgspec.Struct):
+    instances: list[list[float]]
+
+
+_ROWS_OF_NUMBERS = msgspec.json.Decoder(_RowsOfNumbers)
 
 
 def decode_json(body: bytes) -> Any:
@@ -55,6 +62,25 @@ def decode_instances(content: Any, config: ModelConfig) -> dict[str, Array]:
     if not rows:
         raise InvalidRequest("instances is empty, expected at least one")
     return check_inputs(_by_input(rows, config.inputs), config.inputs)
+
+
+def read_instances(body: bytes, config: ModelConfig) -> dict[str, Array]:
+    """Read the V1 form from a body.
+
+    Raises:
+        InvalidRequest: as `decode_json` and `decode_instances` say.
+    """
+    if len(config.inputs) == 1 and len(config.inputs[0].shape) == 2 and config.inputs[0].datatype in {"FP64", "FP32"}:
+        # Most models take rows of numbers. Where the JSON is just that, nobody needs to look at each number again.
+        spec = config.inputs[0]
+        try:
+            rows = _ROWS_OF_NUMBERS.decode(body).instances
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            rows = []
+        if len(set(map(len, rows))) == 1:
+            array = fit(np.array(rows, DTYPES["FP64"]), spec.datatype, "instances")
+            return check_inputs({spec.name: array}, config.inputs)
+    return decode_instances(decode_json(body), config)
 
 
 def decode_short(content: Any, config: ModelConfig) -> tuple[dict[str, Array], bool]:

@@ -1,13 +1,19 @@
-"""JSON responses."""
+"""Replies as Flask wants them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from flask import Response
+
+from serving.replies import Reply, json_reply
 
 
 def answer(content: Any, status: int = 200) -> Response:
     """Return a JSON response."""
-    return Response(msgspec.json.encode(content), status, mimetype="application/json")
+    return respond(json_reply(content, status))
+
+
+def respond(reply: Reply) -> Response:
+    """Return a reply as a response."""
+    return Response(reply.body, reply.status, reply.headers, content_type=reply.content_type)

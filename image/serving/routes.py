@@ -6,26 +6,20 @@ from collections.abc import Callable
 from importlib.metadata import version as package_version
 from typing import Any, cast
 
-import msgspec
 from flask import Flask, Response, current_app, request
 from gunicorn.http.errors import NoMoreData, ParseException
 from werkzeug.routing import BaseConverter
 
 from serving import openapi, page
 from serving.access import guard
-from serving.binary import JSON_LENGTH
 from serving.catalog import Catalog
 from serving.errors import BodyTooLarge, InvalidRequest, ModelNotReady
 from serving.exchange import exchange_of
-from serving.infer import Inference, decode_infer, encode_infer
 from serving.model import Model
-from serving.npy import NPY_TYPE, encode_npy
-from serving.protocol import decode_instances, decode_json, decode_short, encode_rows
+from serving.question import Form, read_question
 from serving.repository import decode_index, index_of
-from serving.responses import answer
+from serving.responses import answer, respond
 from serving.state import ModelState, Phase, sentence
-from serving.tensors import Array
-from serving.uploads import RAW_TYPE, decode_upload, is_upload
 
 
 class _NameConverter(BaseConverter):
@@ -87,18 +81,7 @@ def login() -> Response:
 
 def predict() -> Response:
     """Answer the default model's short form."""
-    model = _use(catalog().get(catalog().default))
-    if is_upload(request.mimetype):
-        inputs, many = decode_upload(read_body(), request.headers["Content-Type"], model.config)
-    else:
-        inputs, many = decode_short(decode_json(read_body()), model.config)
-    outputs = _ask(model, inputs)
-    if _wants_npy():
-        return _npy(outputs)
-    rows = encode_rows(outputs, model.config)
-    if many:
-        return answer({model.config.answer.many: rows})
-    return answer({model.config.answer.one: rows[0] if rows else None})
+    return _asked(Form.SHORT, catalog().get(catalog().default))
 
 
 def v1_models() -> Response:
@@ -114,13 +97,7 @@ def v1_status(name: str) -> Response:
 
 def v1_predict(name: str, version: str | None = None) -> Response:
     """Answer a V1 request."""
-    model = _use(catalog().get(name, version))
-    if is_upload(request.mimetype):
-        inputs, _ = decode_upload(read_body(), request.headers["Content-Type"], model.config)
-    else:
-        inputs = decode_instances(decode_json(read_body()), model.config)
-    outputs = _ask(model, inputs)
-    return _npy(outputs) if _wants_npy() else answer({"predictions": encode_rows(outputs, model.config)})
+    return _asked(Form.V1, catalog().get(name, version))
 
 
 def v2_server() -> Response:
@@ -157,17 +134,7 @@ def v2_model_ready(name: str, version: str | None = None) -> Response:
 
 def v2_infer(name: str, version: str | None = None) -> Response:
     """Answer a v2 inference request."""
-    model = _use(catalog().get(name, version))
-    json_length = request.headers.get(JSON_LENGTH)
-    if json_length is None and is_upload(request.mimetype):
-        inference = Inference(decode_upload(read_body(), request.headers["Content-Type"], model.config)[0])
-    else:
-        inference = decode_infer(read_body(), model.config, json_length)
-    outputs = _ask(model, inference.inputs)
-    if _wants_npy():
-        return _npy(outputs)
-    content, tensors = encode_infer(outputs, name, model.version, inference)
-    return _with_tensors(content, tensors) if tensors else answer(content)
+    return _asked(Form.V2, catalog().get(name, version))
 
 
 def v2_index() -> Response:
@@ -223,31 +190,13 @@ def read_body(limit: int | None = None) -> bytes:
     return body
 
 
-def _wants_npy() -> bool:
-    return NPY_TYPE in request.headers.get("Accept", "")
-
-
-def _npy(outputs: dict[str, Array]) -> Response:
-    return Response(encode_npy(outputs), mimetype=NPY_TYPE)
-
-
-def _with_tensors(content: dict[str, Any], tensors: list[bytes]) -> Response:
-    text = msgspec.json.encode(content)
-    response = Response(b"".join((text, *tensors)), mimetype=RAW_TYPE)
-    response.headers[JSON_LENGTH] = str(len(text))
-    return response
-
-
-def _ask(model: Model, inputs: dict[str, Array]) -> dict[str, Array]:
-    first = next(iter(inputs.values()))
-    exchange_of(request.environ).rows = len(first) if first.ndim else 1
-    return model.predict(inputs)
-
-
-def _use(model: Model) -> Model:
+def _asked(form: Form, model: Model) -> Response:
     exchange = exchange_of(request.environ)
     exchange.model, exchange.version = model.name, model.version
-    return model
+    headers = {name.lower(): value for name, value in request.headers}
+    question = read_question(form, read_body(), headers, model.config)
+    exchange.rows = question.rows
+    return respond(question.answer(model.predict(question.inputs), model.name, model.version, model.config))
 
 
 def _versions(state: ModelState) -> list[dict[str, Any]]:

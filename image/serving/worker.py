@@ -1,8 +1,8 @@
 """The worker: gunicorn's own with threads, but a connection takes a thread only when its whole request has come.
 
 So a client that stalls, or sends a byte a second, costs a few kilobytes and no thread; neither does one that takes its
-answer slowly. What a client sends is counted as it comes. A request that hangs is answered for its thread, and the
-worker makes room for another one.
+answer slowly. What a client sends is counted as it comes. Plain small requests for models take no thread at all (see
+`lane`). A worker whose model hangs tells those who wait, and ends.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import contextlib
 import errno
 import os
 import resource
-import select
 import selectors
 import socket
 import time
 from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
+from flask import Flask
 from gunicorn.http import wsgi
 from gunicorn.http.errors import (
     ExpectationFailed,
@@ -34,16 +34,19 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from serving.access.guard import stranger_finder
 from serving.arrival import Arrival
+from serving.catalog import Catalog
 from serving.connection import RECEIVE_BYTES, Answer, Connection, Doing, Gone
+from serving.exchange import Exchange
+from serving.lane import Lane
 from serving.logs import write_event, write_failure
+from serving.replies import Reply
 from serving.settings import Settings
 
 SWEEP_SECONDS = 0.25
 CLOSING_SECONDS = 2.0  # for the client to take its answer before the connection goes
 FREE_BYTES = RECEIVE_BYTES  # of a request that count for nothing: small ones always find room
-LATE_SECONDS = 2.0  # beyond the deadline: whoever waits for the model is told by its own thread first
+LATE_SECONDS = 2.0  # beyond the deadline: whoever waits for the model is told first
 HANGING_SECONDS = 5  # for others to be answered in a worker that hangs
-NEXT_SECONDS = 0.001  # a thread that has answered waits so long for the client's next request
 HANGING = 70  # exit status
 
 _STATUSES = {
@@ -72,10 +75,18 @@ class BufferingWorker(ThreadWorker):
 
     def run(self) -> None:
         """Serve until told to stop."""
-        self._is_stranger = stranger_finder(self.wsgi)  # type: ignore[arg-type] # the Flask app of a GenerationServer
+        app = cast("Flask", self.wsgi)
+        self._is_stranger = stranger_finder(app)
+        self._catalog: Catalog = app.extensions["catalog"]
+        self._lane = Lane(self._catalog, self._settings, self.method_queue.defer, self.tpool.submit, self._reply)
         super().run()
-        if self._busy:  # threads that never return would keep the process
+        if self._hangs or self._busy:  # threads that never return would keep the process
             os._exit(HANGING if self._hangs else 0)
+
+    def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
+        """Do one round of the loop."""
+        super().wait_for_and_dispatch_events(timeout)
+        self._lane.end_round()
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; where there is no room, the one that has been idle for longest goes."""
@@ -99,30 +110,14 @@ class BufferingWorker(ThreadWorker):
         """Take a connection back from its thread."""
         del self._busy[conn]
         conn.keeps = not fs.cancelled() and fs.exception() is None and fs.result()
-        self._charge(conn)
-        if conn.sock.fileno() < 0:  # the loop has answered and closed it
-            return
-        if not conn.has_sent:
-            self._wait(conn, Doing.SENDING, self._settings.request_seconds)
-        else:
-            self._sent(conn)
+        self._answered(conn)
 
     def handle(self, conn: Connection) -> bool:  # type: ignore[override]
-        """Answer the request that has come, in a thread, and the next ones that are there at once.
-
-        Returns:
-            Whether the connection stays open.
-        """
-        while True:
-            conn.begin()
-            try:
-                if not self._answer(conn):
-                    return False
-                conn.next()
-                if not (conn.arrival.ready or self._comes(conn)):
-                    return True
-            except (Gone, OSError):
-                return False
+        """Answer the request that has come, in a thread; return whether the connection stays open."""
+        keeps = self._answer(conn)
+        if keeps:
+            conn.arrival.next()
+        return keeps
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close connections that wait for too long, and find requests that hang."""
@@ -135,9 +130,13 @@ class BufferingWorker(ThreadWorker):
                 self._refuse_late(connection)
             elif connection.doing is not Doing.IDLE or not connection.is_spoken_to:  # its next request has just come
                 self._drop(connection)
-        bound = self._settings.predict_seconds + LATE_SECONDS
-        for connection in [c for c in self._busy if now - c.began > bound and c.began and not c.answered]:
-            self._answer_for(connection)
+        self._lane.give_up(now)
+        self._lane.end_round()
+        begun = (model.running_since() for model in self._catalog.held)
+        if not self._hangs and any(
+            since and now - since > self._settings.predict_seconds + LATE_SECONDS for since in begun
+        ):
+            self._end_hanging()
 
     def _cap_keepalive(self, deadline: float) -> None:
         for connection in self._waiting:
@@ -148,17 +147,28 @@ class BufferingWorker(ThreadWorker):
 
     def _wait(self, connection: Connection, doing: Doing, seconds: float) -> None:
         connection.doing, connection.deadline = doing, time.monotonic() + seconds
-        event = selectors.EVENT_WRITE if doing is Doing.SENDING else selectors.EVENT_READ
         self._waiting[connection] = None
-        self.poller.register(connection.sock, event, partial(self._ready, connection))
+        self._watch(connection, selectors.EVENT_WRITE if doing is Doing.SENDING else selectors.EVENT_READ)
+
+    def _watch(self, connection: Connection, event: int) -> None:
+        if connection.watched == event:
+            return
+        if connection.watched:
+            self.poller.unregister(connection.sock)
+        if event:
+            self.poller.register(connection.sock, event, partial(self._ready, connection))
+        connection.watched = event
 
     def _leave(self, connection: Connection) -> None:
-        """Stop waiting for a connection."""
+        """Stop waiting for a connection. It stays watched: most clients say nothing until they are answered."""
         del self._waiting[connection]
-        self.poller.unregister(connection.sock)
 
     def _drop(self, connection: Connection) -> None:
         self._leave(connection)
+        self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self._watch(connection, 0)
         self._room += connection.charged
         self.nr_conns -= 1
         connection.close()
@@ -171,7 +181,8 @@ class BufferingWorker(ThreadWorker):
     def _ready(self, connection: Connection, _sock: socket.socket) -> None:
         """Go on with a connection that has something to read, or takes something."""
         if connection not in self._waiting:
-            return  # it was closed since the loop saw it ready
+            self._watch(connection, 0)  # until it is waited for
+            return
         try:
             if connection.doing is Doing.SENDING:
                 if connection.flush():
@@ -204,11 +215,11 @@ class BufferingWorker(ThreadWorker):
             connection.invite()
 
     def _go_on(self, connection: Connection) -> None:
-        """Give a connection to a thread, or wait for the rest of its request."""
+        """Have a request answered, or wait for the rest of it."""
         if connection.arrival.ready:
-            self._busy[connection] = None
-            connection.began = 0.0
-            self.enqueue_req(connection)
+            if not self._lane.take(connection):
+                self._busy[connection] = None
+                self.enqueue_req(connection)
             return
         self._wait(connection, Doing.ARRIVING, self._settings.request_seconds)
         if connection.arrival.waits_to_continue:
@@ -219,6 +230,25 @@ class BufferingWorker(ThreadWorker):
         size = max(0, connection.arrival.size - FREE_BYTES)
         self._room -= size - connection.charged
         connection.charged = size
+
+    def _reply(self, connection: Connection, reply: Reply, exchange: Exchange, keeps: bool) -> None:
+        """Answer a request of the lane."""
+        connection.keeps = keeps and self.alive and self.cfg.keepalive > 0
+        try:
+            connection.reply(reply, exchange.headers())
+        except OSError:
+            self._close(connection)
+            return
+        connection.arrival.next()
+        self._answered(connection)
+
+    def _answered(self, connection: Connection) -> None:
+        """Go on after an answer was made."""
+        self._charge(connection)
+        if not connection.has_sent:
+            self._wait(connection, Doing.SENDING, self._settings.request_seconds)
+        else:
+            self._sent(connection)
 
     def _sent(self, connection: Connection) -> None:
         """Go on after an answer has left: with the next request, or to the end."""
@@ -243,39 +273,18 @@ class BufferingWorker(ThreadWorker):
         seconds = self._settings.request_seconds
         self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {seconds} s")
 
-    def _answer_for(self, connection: Connection) -> None:
-        """Answer for a thread that hangs, and let the worker end."""
-        if not connection.claim():
-            return
-        seconds = self._settings.predict_seconds
-        connection.refuse(
-            HTTPStatus.GATEWAY_TIMEOUT,
-            f"no answer within {seconds} s (PANTRY_PREDICT_SECONDS): what hangs is being replaced",
-        )
-        connection.close()
-        self.nr_conns -= 1
-        if not self._hangs:
-            self._hangs, self.alive = True, False
-            self.cfg.set("graceful_timeout", HANGING_SECONDS)
-            gthread.STOP_KEEPALIVE_LINGER = 1.0  # type: ignore[attr-defined]
-            write_event("worker-hangs", pid=os.getpid(), seconds=seconds)
+    def _end_hanging(self) -> None:
+        """Let the worker end, because a model does not return; who waits for it was told so."""
+        self._hangs, self.alive = True, False
+        self.cfg.set("graceful_timeout", HANGING_SECONDS)
+        gthread.STOP_KEEPALIVE_LINGER = 1.0  # type: ignore[attr-defined]
+        write_event("worker-hangs", pid=os.getpid(), seconds=self._settings.predict_seconds)
 
     # Below runs in threads.
 
-    def _comes(self, connection: Connection) -> bool:
-        """Whether the client's next request is there, or comes in a moment, and nobody else needs the thread."""
-        if not connection.has_sent or len(self._busy) >= self.cfg.threads:
-            return False
-        if connection.receive() is None:
-            poll = select.poll()
-            poll.register(connection.sock, select.POLLIN)
-            if not poll.poll(NEXT_SECONDS * 1000) or connection.receive() is None:
-                return False
-        return connection.arrival.ready
-
     def _answer(self, connection: Connection) -> bool:
         """Answer one request; return whether the connection can have another."""
-        arrival, request = connection.arrival, None
+        arrival, connection.begun = connection.arrival, False
         if arrival.refusal:
             connection.refuse(*arrival.refusal)
             return False
@@ -295,7 +304,7 @@ class BufferingWorker(ThreadWorker):
         return False
 
     def _refuse_here(self, connection: Connection, status: int, sentence: str) -> None:
-        if connection.claim():
+        if not connection.begun:
             connection.refuse(status, sentence)
 
     def handle_request(self, req: Any, conn: Connection) -> bool:  # type: ignore[override]

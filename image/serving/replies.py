@@ -1,0 +1,45 @@
+"""Answers, before any framework or protocol has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from serving.errors import ServingError
+
+JSON_TYPE = "application/json"
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a client is answered.
+
+    Attributes:
+        body: all of it.
+        status: of HTTP.
+        content_type: the header.
+        headers: the others.
+    """
+
+    body: bytes
+    status: int = 200
+    content_type: str = JSON_TYPE
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def json_reply(content: Any, status: int = 200) -> Reply:
+    """Answer with a JSON document."""
+    return Reply(msgspec.json.encode(content), status)
+
+
+def refusal(error: ServingError) -> Reply:
+    """Answer with an error's sentence."""
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return Reply(msgspec.json.encode({"error": str(error)}), error.status, headers=tuple(headers.items()))
+
+
+def crash(request_id: str) -> Reply:
+    """Answer where something failed that nobody expected."""
+    return json_reply({"error": f"internal error; the server's log has it under request id {request_id}"}, 500)
