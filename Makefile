@@ -45,7 +45,7 @@ test-image: venv ## the tests inside IMAGE, which `make image` built
 
 .PHONY: bench
 bench: venv ## the benchmarks, peers beside us; benchmarks/peers installs those
-	for name in download small_files resync loading sharing serving; do $(bin)/python -m benchmarks.$$name || exit; done
+	for name in download small_files resync loading sharing first_answer swaps serving; do $(bin)/python -m benchmarks.$$name || exit; done
 
 .PHONY: lint
 lint: venv ## style, format and types

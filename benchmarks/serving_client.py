@@ -33,7 +33,9 @@ class Answers:
 
 
 @dataclass
-class _Client:
+class Client:
+    """One connection: the request that it asks, when it began to, and what has come of the answer."""
+
     connection: socket.socket
     request: int
     began: float
@@ -54,10 +56,10 @@ def ask(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> A
         OSError: the server is not there.
     """
     answers = Answers([], [])
-    with _connected(port, clients) as selector:
+    with connected(port, clients) as selector:
         asked = 0
         for key in selector.get_map().values():
-            client: _Client = key.data
+            client: Client = key.data
             client.request, client.began = asked % len(requests), time.perf_counter()
             client.connection.sendall(requests[client.request])
             asked += 1
@@ -69,7 +71,7 @@ def ask(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> A
                 raise Failed(f"no answer in {_PATIENCE_SECONDS} s to {waiting} of {clients} clients")
             for key, _ in ready:
                 client = key.data
-                body = _received(client)
+                body = received(client)
                 if body is None:
                     continue
                 now = time.perf_counter()
@@ -86,18 +88,23 @@ def ask(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> A
 
 
 @contextlib.contextmanager
-def _connected(port: int, clients: int) -> Iterator[selectors.BaseSelector]:
+def connected(port: int, clients: int) -> Iterator[selectors.BaseSelector]:
+    """Connect clients, and close them when the block ends."""
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         for _ in range(clients):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_SECONDS))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            selector.register(connection, selectors.EVENT_READ, _Client(connection, 0, 0.0))
+            selector.register(connection, selectors.EVENT_READ, Client(connection, 0, 0.0))
         yield selector
 
 
-def _received(client: _Client) -> bytes | None:
-    """Take what has come, and return the answer's body when that is all of it."""
+def received(client: Client) -> bytes | None:
+    """Take in what has come; return the answer's body when that is all of it.
+
+    Raises:
+        Failed: the answer is not 200, or the connection ends.
+    """
     said = client.connection.recv(65536)
     if not said:
         raise Failed(f"the server closed a connection; it had said {client.said[:200]!r}")

@@ -19,6 +19,17 @@ class Product:
         return (rows @ self.matrix)[:, 0]
 
 
+class Rows:
+    """Looks rows up in a table, and answers with their means."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def predict(self, numbers: Any) -> Any:
+        """Return one number a row."""
+        return self.table[numbers[:, 0]].mean(axis=1)
+
+
 def models() -> dict[str, tuple[Any, int]]:
     """Return models with the number of their columns."""
     from sklearn.ensemble import RandomForestClassifier
