@@ -10,8 +10,8 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving.npy import NPY_TYPE
-from serving.uploads import FORM_TYPE, RAW_TYPE
+from serving.wire.npy import NPY_TYPE
+from serving.wire.uploads import FORM_TYPE, RAW_TYPE
 
 
 def image(kind: str, size: tuple[int, int], grey: int) -> bytes:

@@ -22,9 +22,7 @@ import pytest
 import requests
 from flask import Flask
 
-from serving import routes
 from serving.access.attempts import Attempts
-from serving.access.guard import OPEN_PATHS
 from serving.access.modes import Access, access_from
 from serving.access.passwords import hash_password, parse_users
 from serving.access.secret_file import lines_of
@@ -32,6 +30,8 @@ from serving.access.signing import parse_secrets, sign, verify
 from serving.access.tokens import parse_tokens
 from serving.access.users import UserAccess
 from serving.errors import SettingsInvalid, TooManyAttempts, Unauthorized
+from serving.http import routes
+from serving.http.guard import OPEN_PATHS
 from serving.settings import Settings
 from tests.conftest import write_bundle
 from tests.model_kinds import Doubler

@@ -62,25 +62,41 @@ def test_botocore_is_imported_in_one_file() -> None:
     assert files == {"loader/sources/s3.py"}
 
 
+# What each package of the server may know of the others. All may know its errors, settings and state.
+ARROWS = {
+    "sight": set(),
+    "page": set(),
+    "access": {"sight"},
+    "supervise": {"sight"},
+    "wire": {"page"},
+    "models": {"sight", "wire"},
+    "http": {"access", "models", "page", "sight", "wire"},
+}
+
+
+def test_the_packages_of_the_server_know_each_other_in_one_direction() -> None:
+    """From a socket through the forms to the models, and never back; the supervisor knows none of it."""
+    serving = ROOT / "image/serving"
+    wrong = [
+        (path.relative_to(serving).as_posix(), name)
+        for path, name in imports("image/serving")
+        if (package := path.relative_to(serving).parts[0]) in ARROWS
+        and (parts := name.split("."))[0] == "serving"
+        and len(parts) > 1
+        and parts[1] not in {package, "errors", "settings", "state", *ARROWS[package]}
+    ]
+    assert wrong == []
+    assert {folder.name for folder in serving.iterdir() if (folder / "__init__.py").exists()} == ARROWS.keys()
+
+
 def test_the_supervisor_holds_no_model_code() -> None:
     """PID 1 imports neither numpy nor Flask nor an unpickler: what a model breaks, it survives."""
-    supervisor = {
-        "cli",
-        "supervisor",
-        "admin",
-        "process",
-        "watch",
-        "rules",
-        "state",
-        "messages",
-        "settings",
-        "memory",
-        "room",
-    }
+    supervisor = ("cli.py", "settings.py", "state.py", "supervise/", "sight/logs.py")
     heavy = {"numpy", "flask", "gunicorn", "pickle", "PIL", "theano"}
     wrong = [
         (path.name, name)
         for path, name in imports("image/serving")
-        if path.stem in supervisor and (name.split(".")[0] in heavy or name == "loader.bundle.pickles")
+        if path.relative_to(ROOT / "image/serving").as_posix().startswith(supervisor)
+        and (name.split(".")[0] in heavy or name == "loader.bundle.pickles")
     ]
     assert wrong == []

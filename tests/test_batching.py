@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import requests
 
-from serving.batching import Arrays, Batcher, _Returning
-from serving.cpus import RESTING, VARIABLES, processors, set_library_threads
 from serving.errors import Overloaded, PredictFailed, PredictTimeout, ServingError
+from serving.models.batching import Arrays, Batcher, _Returning
+from serving.supervise.cpus import RESTING, VARIABLES, processors, set_library_threads
 from tests.model_kinds import Doubler
 from tests.serve import Server
 from tests.test_server import DECLARED, put

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader.bundle.model_config import InputSpec, ModelConfig, OutputSpec
-from serving.binary import from_bytes, to_bytes
 from serving.errors import InvalidRequest, PredictFailed
-from serving.infer import Inference, decode_infer, encode_infer
-from serving.tensors import DTYPES, datatype_of
+from serving.wire.binary import from_bytes, to_bytes
+from serving.wire.infer import Inference, decode_infer, encode_infer
+from serving.wire.tensors import DTYPES, datatype_of
 
 ROW = ModelConfig(inputs=(InputSpec("x", "FP32", (-1, 2)),))
 FREE = ModelConfig()

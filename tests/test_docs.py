@@ -21,9 +21,10 @@ from loader.bundle.models import parse_models
 from loader.publish import describe
 from loader.signatures.keys import PASSPHRASE_VARIABLE
 from loader.sources.https import TOKEN
-from serving import admin, routes
-from serving.model import load_model
+from serving.http import routes
+from serving.models.model import load_model
 from serving.settings import PREFIX, Settings
+from serving.supervise import admin
 from tests.helm import changed, read, render
 from tests.serve import Server
 

@@ -19,7 +19,7 @@ import requests
 
 from loader.bundle.digest import digest_of
 from loader.bundle.pack.record import RECORD_NAME, Environment, PackedPickle, PackRecord
-from serving.memory import descendants
+from serving.supervise.memory import descendants
 from tests.conftest import write_bundle
 from tests.model_kinds import Doubler, SlowToLoad
 from tests.serve import Server, wait_until

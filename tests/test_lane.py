@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 
-from serving.plain import read_plain
+from serving.http.plain import read_plain
 from tests.model_kinds import Doubler
 from tests.serve import Server, wait_until
 from tests.test_server import DECLARED, put

@@ -16,9 +16,9 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.exchange import route_of
-from serving.logs import LONGEST_LINE, encode_line
-from serving.trace import parse_traceparent, request_id
+from serving.http.exchange import route_of
+from serving.http.trace import parse_traceparent, request_id
+from serving.sight.logs import LONGEST_LINE, encode_line
 from tests.model_kinds import Doubler, Picky
 from tests.serve import Server, wait_until
 from tests.test_server import DECLARED, put, serve
@@ -181,7 +181,7 @@ def test_hostile_headers_make_no_other_lines(server: Server) -> None:
 STUCK = """
 import sys, time
 sys.path[:0] = ["image", "."]
-from serving import logs
+from serving.sight import logs
 dropped = []
 logs.configure(lambda: dropped.append(1))
 began = time.monotonic()
@@ -214,7 +214,7 @@ def test_a_log_that_nobody_reads_stops_nobody() -> None:
 
 def test_what_libraries_say_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     """A logger's message and an exception with words that raise are told by the handler."""
-    from serving.logs import JsonHandler
+    from serving.sight.logs import JsonHandler
 
     class Wordless(Exception):
         def __str__(self) -> str:

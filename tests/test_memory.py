@@ -9,10 +9,18 @@ import pytest
 
 from loader.bundle.bundle import Bundle
 from loader.bundle.pack.record import Environment, PackedPickle, PackRecord
-from serving.memory import Memory, anonymous_bytes, descendants, pss_bytes, read_memory
-from serving.messages import BundleRef
-from serving.rules import Need, Verdict, blame_for_memory, dies_too_often, growth_bound, judge_memory, total_need
-from serving.watch import need_of
+from serving.supervise.memory import Memory, anonymous_bytes, descendants, pss_bytes, read_memory
+from serving.supervise.messages import BundleRef
+from serving.supervise.rules import (
+    Need,
+    Verdict,
+    blame_for_memory,
+    dies_too_often,
+    growth_bound,
+    judge_memory,
+    total_need,
+)
+from serving.supervise.watch import need_of
 from tests.conftest import write_bundle
 from tests.model_kinds import Doubler
 

@@ -22,10 +22,10 @@ import requests
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.admin import prefers_text, table
-from serving.exposition import RETAINED_VERSIONS, Exposition, tidy
-from serving.processes import Process, copies
 from serving.state import ModelState, Phase, ServerState
+from serving.supervise.admin import prefers_text, table
+from serving.supervise.exposition import RETAINED_VERSIONS, Exposition, tidy
+from serving.supervise.processes import Process, copies
 from tests.model_kinds import Doubler
 from tests.serve import Server, wait_until
 from tests.test_server import DECLARED, children_of, put, serve
@@ -251,7 +251,7 @@ def test_a_killed_worker_leaves_nothing_in_flight(server: Server) -> None:
 GENERATIONS = """
 import os, sys
 sys.path[:0] = ["image", "."]
-from serving import metrics
+from serving.sight import metrics
 for number in range(int(sys.argv[1])):
     pid = os.fork()
     if pid == 0:

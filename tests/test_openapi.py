@@ -16,12 +16,14 @@ import requests
 from flask import Flask
 
 from loader.bundle.model_config import ModelConfig, parse_model_config
-from serving import errors, openapi, routes, schemas
-from serving.access.guard import OPEN_PATHS
+from serving import errors
 from serving.errors import InvalidRequest, ServingError
-from serving.infer import decode_infer
-from serving.openapi import Described
-from serving.protocol import decode_instances, decode_short
+from serving.http import routes
+from serving.http.guard import OPEN_PATHS
+from serving.wire import openapi, schemas
+from serving.wire.infer import decode_infer
+from serving.wire.openapi import Described
+from serving.wire.protocol import decode_instances, decode_short
 from tests.conftest import write_bundle
 from tests.serve import Server
 

@@ -16,9 +16,9 @@ from loader.bundle.bundle import Bundle
 from loader.bundle.errors import ModelConfigInvalid
 from loader.bundle.model_config import parse_model_config
 from serving.errors import InvalidRequest, PredictorInvalid
-from serving.golden import check_golden, read_golden
-from serving.model import load_model
-from serving.protocol import decode_instances, encode_rows
+from serving.models.golden import check_golden, read_golden
+from serving.models.model import load_model
+from serving.wire.protocol import decode_instances, encode_rows
 from tests.conftest import write_bundle
 from tests.model_kinds import Doubler
 

@@ -11,9 +11,9 @@ import pytest
 
 from loader.bundle.model_config import AnswerSpec, InputSpec, ModelConfig, OutputSpec
 from serving.errors import InvalidRequest, PredictFailed
-from serving.infer import Inference, decode_infer, encode_infer
-from serving.protocol import decode_instances, decode_json, decode_short, encode_rows
-from serving.tensors import DTYPES, datatype_of
+from serving.wire.infer import Inference, decode_infer, encode_infer
+from serving.wire.protocol import decode_instances, decode_json, decode_short, encode_rows
+from serving.wire.tensors import DTYPES, datatype_of
 from tests.model_kinds import Doubler, Picky
 from tests.serve import Server
 from tests.test_server import DECLARED, serve

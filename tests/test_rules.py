@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from loader.bundle.models import ModelSpec
 from loader.bundle.sync_status import SyncStatus
-from serving.messages import BundleRef, Message
-from serving.rules import Failure, Sighting, blame, choose_bundles, describe, next_failure
 from serving.state import ModelState, Phase, is_ready
+from serving.supervise.messages import BundleRef, Message
+from serving.supervise.rules import Failure, Sighting, blame, choose_bundles, describe, next_failure
 
 ONE = ModelSpec("m", "1", "gs://b/1")
 TWO = ModelSpec("m", "2", "gs://b/2")

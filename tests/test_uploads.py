@@ -20,9 +20,9 @@ from PIL import Image
 
 from loader.bundle.model_config import ImageSpec, InputSpec, ModelConfig
 from serving.errors import InvalidRequest, PredictFailed
-from serving.images import MAX_PIXELS
-from serving.npy import NPY_TYPE, decode_npy, encode_npy
-from serving.uploads import FORM_TYPE, MAX_PARTS, RAW_TYPE, decode_upload
+from serving.wire.images import MAX_PIXELS
+from serving.wire.npy import NPY_TYPE, decode_npy, encode_npy
+from serving.wire.uploads import FORM_TYPE, MAX_PARTS, RAW_TYPE, decode_upload
 from tests.model_kinds import Doubler
 from tests.serve import Server
 from tests.test_server import DECLARED, serve

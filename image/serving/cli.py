@@ -10,13 +10,13 @@ from pathlib import Path
 
 from loader.bundle.errors import ModelsInvalid
 from loader.bundle.models import load_models
-from serving import logs
 from serving.access.modes import access_from
-from serving.admin import AdminServer
-from serving.cpus import set_library_threads
 from serving.errors import SettingsInvalid
 from serving.settings import settings_from
-from serving.supervisor import Supervisor
+from serving.sight import logs
+from serving.supervise.admin import AdminServer
+from serving.supervise.cpus import set_library_threads
+from serving.supervise.supervisor import Supervisor
 
 BACKLOG = 2048  # connections that may wait while a generation is replaced
 

@@ -27,18 +27,18 @@ from gunicorn.workers.base import Worker
 from loader.bundle import theano_compat
 from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
-from serving import logs, metrics
-from serving.app import create_app
-from serving.development import open_unverified
-from serving.golden import GoldenRequest, check_golden, read_golden, warm_up
+from serving.http.app import create_app
+from serving.http.worker import BufferingWorker
 from serving.master import Master, Note, note_of
-from serving.memory import read_memory
-from serving.messages import BundleRef, GenerationSpec, Message, WorkerEnded
-from serving.model import Model, load_model
-from serving.rules import growth_bound
+from serving.models.golden import GoldenRequest, check_golden, read_golden, warm_up
+from serving.models.model import Model, load_model
 from serving.settings import Settings
+from serving.sight import logs, metrics
 from serving.state import Phase
-from serving.worker import BufferingWorker
+from serving.supervise.development import open_unverified
+from serving.supervise.memory import read_memory
+from serving.supervise.messages import BundleRef, GenerationSpec, Message, WorkerEnded
+from serving.supervise.rules import growth_bound
 
 PROGRESS_EVERY_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1

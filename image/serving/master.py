@@ -16,7 +16,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from serving.memory import anonymous_bytes
+from serving.supervise.memory import anonymous_bytes
 
 LOOK_EVERY_SECONDS = 2.0
 _RETIRING_AGE = -1  # gunicorn ends the oldest first, and the oldest has the lowest number

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from serving.errors import SettingsInvalid
-from serving.logs import write_event
+from serving.sight.logs import write_event
 
 LOOK_EVERY_SECONDS = 1.0
 MAX_BYTES = 1024 * 1024  # what a Kubernetes Secret can hold

@@ -1,0 +1,1 @@
+"""Loaded models, and how requests share them."""

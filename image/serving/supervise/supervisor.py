@@ -1,0 +1,343 @@
+"""The supervisor: PID 1 of the pod. It holds no model code and never unpickles.
+
+A few times a second it compares what models.yaml desires with what the volume has and with what is served, and acts as
+`rules` says. There is always a generation that answers: before the first model is loaded it is one without models,
+which answers 503 with phases.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+
+from loader.bundle.models import ModelSpec
+from serving.settings import Settings
+from serving.state import WANTED_DIRECTORY, ModelState, Phase, ServerState, is_ready, write_state
+from serving.supervise import rules
+from serving.supervise.admin import AdminServer
+from serving.supervise.exposition import Exposition
+from serving.supervise.exposition import tell as log
+from serving.supervise.messages import BundleRef
+from serving.supervise.generation_process import GenerationProcess
+from serving.supervise.room import look_for_room
+from serving.supervise.rules import Failure, Need, Sighting, Verdict
+from serving.supervise.watch import ModelsFile, VolumeWatch
+
+TICK_SECONDS = 0.2
+EMPTY_DRAIN_SECONDS = 5.0  # for a generation without models: its answers are short
+KILL_AFTER_SECONDS = 5.0  # beyond what gunicorn itself takes to end its workers
+
+
+class Supervisor:
+    """Serves what models.yaml desires, from a volume, until it is told to stop.
+
+    Args:
+        models: path of models.yaml; read again all the time.
+        volume: the directory that the loader fills.
+        listener: the listening socket of the serving port; owned by the supervisor, inherited by generations.
+        admin: the admin server.
+        settings: of the server.
+        reload: whether bundles are directories that a person is working in (see `development`).
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        volume: Path,
+        listener: socket.socket,
+        admin: AdminServer,
+        settings: Settings,
+        reload: bool = False,
+    ) -> None:
+        self._models, self._volume, self._settings = ModelsFile(models), volume, settings
+        self._listener, self._admin = listener, admin
+        self._watch = VolumeWatch(volume, reload)
+        if reload:
+            log("nothing-is-verified", reason="--reload serves directories as they are; it is for development")
+        self._runtime_home = tempfile.TemporaryDirectory(prefix="pantry-")
+        self._runtime = Path(self._runtime_home.name)
+        (self._runtime / WANTED_DIRECTORY).mkdir()
+        self._exposition = admin.exposition = Exposition(self._runtime)
+        self._desired: tuple[ModelSpec, ...] = ()
+        self._problem = ""
+        self._serving: GenerationProcess | None = None
+        self._starting: GenerationProcess | None = None
+        self._draining: list[GenerationProcess] = []
+        self._failures: dict[BundleRef, Failure] = {}
+        self._seen: dict[str, Sighting] = {}
+        self._needs: dict[BundleRef, Need] = {}
+        self._held: tuple[BundleRef, ...] = ()  # what answered last, also while it makes room or was lost
+        self._making_room = False
+        self._room_at = 0.0  # when to look again whether there is room
+        self._losses: list[float] = []  # when generations that served were lost
+        self._lost_workers, self._retired_workers = 0, 0
+        self._generations = 0
+        self._stopping = False
+        self._began = time.monotonic()
+        self._state = ServerState(ready=False, models=())
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; then drain and return."""
+        self._wake, wake = os.pipe()
+        for end in (self._wake, wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # so that it wakes too
+        with self._runtime_home:
+            self._observe()
+            self._publish()
+            self._admin.start()  # from its first answer on it knows the models
+            while not self._stopping:
+                self._observe()
+                self._act()
+                self._publish()
+                self._rest()
+            self._shut_down()
+
+    def _rest(self) -> None:
+        """Wait for a tick, or until a signal comes or a generation says something."""
+        pipes = [g.pipe for g in (self._serving, self._starting) if g is not None and g.exit_status is None]
+        readable, _, _ = select.select([self._wake, *pipes], [], [], TICK_SECONDS)
+        if self._wake in readable:
+            os.read(self._wake, 4096)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _observe(self) -> None:
+        """Look at models.yaml, at the volume, and at the children."""
+        problem = self._problem
+        self._desired, self._problem = self._models.read()
+        if self._problem and self._problem != problem:
+            log("models-invalid", reason=self._problem)
+        self._seen = {spec.name: self._watch.look(spec) for spec in self._desired}
+        self._held = tuple(ref for ref in self._held if ref.name in self._seen)
+        seen = {sighting.ref: sighting.need for sighting in self._seen.values() if sighting.ref is not None}
+        refs = {*seen, *self._held}
+        self._needs = {ref: need for ref, need in {**self._needs, **seen}.items() if ref in refs}
+        self._failures = {ref: failure for ref, failure in self._failures.items() if ref in refs}
+        self._reap()
+        for generation in (self._serving, self._starting):
+            if generation is not None:
+                generation.pump()
+                self._count_workers(generation)
+
+    def _count_workers(self, generation: GenerationProcess) -> None:
+        while generation.ended_workers:
+            worker = generation.ended_workers.pop(0)
+            if worker.grown:
+                self._retired_workers += 1
+                log("worker-retired", generation=generation.number, pid=worker.pid, grown_bytes=worker.grown)
+            else:
+                self._lost_workers += 1
+                log("worker-lost", generation=generation.number, pid=worker.pid, computing=worker.computing)
+
+    def _reap(self) -> None:
+        """Collect ended children: generations, and orphans that PID 1 inherits."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for generation in (self._serving, self._starting, *self._draining):
+                if generation is not None and generation.pid == pid:
+                    generation.ended(status)
+
+    def _act(self) -> None:
+        self._bury()
+        self._promote()
+        now = time.monotonic()
+        failed = {ref for ref, failure in self._failures.items() if now < failure.retry_at}
+        wanted = os.listdir(self._runtime / WANTED_DIRECTORY)
+        chosen = rules.choose_bundles(self._desired, self._seen, self._held, failed, wanted)
+        # Where nothing answers, the generation without models comes first: it is there in half a second.
+        target = () if self._serving is None or self._making_room else chosen
+        if self._starting is not None:
+            if self._starting.bundles != target:
+                log("generation-superseded", generation=self._starting.number)
+                self._starting.kill()
+                self._draining.append(self._starting)
+                self._starting = None
+        elif (self._serving is None or self._serving.bundles != target) and (not target or self._has_room(target)):
+            self._start(target)
+
+    def _has_room(self, bundles: tuple[BundleRef, ...]) -> bool:
+        """Tell whether a generation fits in memory now; where it does not, see to it that it will, or say why not."""
+        now = time.monotonic()
+        if now < self._room_at:
+            return False
+        verdict, reason = look_for_room(bundles, self._needs, self._serving, bool(self._draining), self._settings)
+        broken = [ref for ref in bundles if (failure := self._failures.get(ref)) and failure.attempts]
+        if verdict is Verdict.DRAIN and broken:  # once was enough: nobody is taken away for it again
+            for ref in broken:
+                self._failures[ref] = rules.next_failure(self._failures[ref], self._failures[ref].reason, now)
+        elif verdict is Verdict.DRAIN:
+            log("generation-makes-room")
+            self._making_room = True
+        elif verdict is Verdict.REFUSE:
+            refused = rules.blame_for_memory(bundles, self._serving.bundles if self._serving else (), self._needs)
+            if refused is None:  # fewer models than now: what serves goes on
+                self._room_at = now + rules.FIRST_RETRY_SECONDS
+            else:
+                self._failures[refused] = Failure(reason, 0, now + rules.FIRST_RETRY_SECONDS)
+            log("generation-refused", model=refused.name if refused else "", reason=reason)
+        return verdict is Verdict.START
+
+    def _bury(self) -> None:
+        """Draw conclusions from generations that ended or take too long."""
+        for generation in self._draining:
+            if generation.overdue and generation.exit_status is None:
+                generation.kill()
+        self._draining = [generation for generation in self._draining if generation.exit_status is None]
+        self._bury_serving()
+        starting = self._starting
+        if starting is None:
+            return
+        limit = self._settings.load_timeout_seconds
+        if starting.exit_status is None and time.monotonic() - starting.began > limit:
+            starting.kill()
+            self._draining.append(starting)
+            self._fail(starting, f"not ready after {limit} s (PANTRY_LOAD_TIMEOUT_SECONDS)")
+        elif starting.take_culprits():
+            starting.kill()
+            self._draining.append(starting)
+            self._fail(starting, f"its workers died {rules.DEATHS} times before they answered; the log has the ends")
+        elif starting.exit_status is not None:
+            self._fail(starting, starting.failure.reason if starting.failure else starting.epitaph())
+
+    def _bury_serving(self) -> None:
+        """Draw conclusions from the generation that answers: it was lost, or its workers die again and again."""
+        serving, now = self._serving, time.monotonic()
+        if serving is None:
+            return
+        if culprits := serving.take_culprits():
+            self._note_failures(
+                culprits, f"its workers died {rules.DEATHS} times within a minute; the log has the ends"
+            )
+        if serving.exit_status is None:
+            return
+        if serving.draining:  # as it was asked to
+            self._serving = None
+            return
+        log("generation-lost", generation=serving.number, status=serving.exit_status)
+        self._losses = [*self._losses[1 - rules.DEATHS :], now]
+        if serving.failure is not None:
+            self._note_failures(rules.blame(serving.bundles, (), serving.failure.model), serving.failure.reason)
+        elif rules.dies_too_often(self._losses, now):
+            self._note_failures(serving.bundles, f"it was lost {rules.DEATHS} times within a minute")
+        self._serving = None
+
+    def _note_failures(self, refs: Iterable[BundleRef], reason: str) -> None:
+        for ref in refs:
+            self._failures[ref] = rules.next_failure(self._failures.get(ref), reason, time.monotonic())
+            log("model-failed", model=ref.name, version=ref.version, reason=reason)
+
+    def _fail(self, generation: GenerationProcess, reason: str) -> None:
+        serving = self._serving.bundles if self._serving else ()
+        model = generation.failure.model if generation.failure else generation.loading
+        for ref in rules.blame(generation.bundles, serving, model):
+            self._failures[ref] = rules.next_failure(self._failures.get(ref), reason, time.monotonic())
+        log("generation-failed", generation=generation.number, reason=reason)
+        self._starting = None
+
+    def _promote(self) -> None:
+        """Let a generation that answers take over from the one before."""
+        if self._starting is None or not self._starting.ready:
+            return
+        if self._starting.bundles and self._serving is not None and not self._serving.bundles:
+            # Who is told that a model is ready must not meet the generation that has none: it goes first.
+            self._serving.drain(EMPTY_DRAIN_SECONDS)
+            if self._serving.overdue:
+                self._serving.kill()
+            return
+        log(
+            "generation-serving",
+            generation=self._starting.number,
+            bundles=[f"{ref.name}/{ref.version}" for ref in self._starting.bundles],
+            seconds=round(time.monotonic() - self._starting.began, 3),
+        )
+        for ref in self._starting.bundles:
+            self._failures.pop(ref, None)
+        if self._serving is not None:
+            self._serving.drain(self._settings.drain_seconds + KILL_AFTER_SECONDS)
+            self._draining.append(self._serving)
+        if self._starting.bundles:
+            names = {ref.name for ref in self._starting.bundles}
+            self._held = (*self._starting.bundles, *(ref for ref in self._held if ref.name not in names))
+        self._making_room = False
+        self._serving, self._starting = self._starting, None
+
+    def _start(self, bundles: tuple[BundleRef, ...]) -> None:
+        self._generations += 1
+        self._publish()  # the state must be there before anyone reads it
+        self._starting = GenerationProcess(
+            self._generations,
+            bundles,
+            str(self._volume),
+            str(self._runtime),
+            self._listener.fileno(),
+            self._settings,
+            self._exposition.environment,
+            {name: seen.directory for name, seen in self._seen.items() if seen.directory},
+        )
+        log("generation-starting", generation=self._generations, bundles=[f"{r.name}/{r.version}" for r in bundles])
+
+    def _publish(self) -> None:
+        """Tell everyone where each model is."""
+        serving = self._serving.bundles if self._serving else ()
+        progress = self._starting.progress() if self._starting else {}
+        models = tuple(
+            rules.describe(spec, self._seen[spec.name], serving, self._failures, progress) for spec in self._desired
+        )
+        self._log_changes(models)
+        state = ServerState(
+            ready=not self._stopping and is_ready(models, self._state.ready),
+            models=models,
+            problem=self._problem,
+            generation=self._serving.number if self._serving else 0,
+            lost_workers=self._lost_workers,
+            retired_workers=self._retired_workers,
+            uptime_seconds=round(time.monotonic() - self._began, 1),
+        )
+        self._state = self._admin.state = state
+        roles = (("serving", self._serving), ("starting", self._starting), *(("draining", g) for g in self._draining))
+        self._exposition.update(state, tuple((role, g.pid) for role, g in roles if g is not None))
+        write_state(self._runtime, state)
+
+    def _log_changes(self, models: tuple[ModelState, ...]) -> None:
+        before = {model.name: (model.version, model.phase, model.reason) for model in self._state.models}
+        for model in models:
+            if before.get(model.name) != (model.version, model.phase, model.reason):
+                reason = {"reason": model.reason} if model.phase is Phase.FAILED else {}
+                log(
+                    "phase", model=model.name, version=model.version, phase=model.phase, serving=model.serving, **reason
+                )
+
+    def _shut_down(self) -> None:
+        """Stop accepting, let every generation answer what it has begun, and see them all gone."""
+        log("stopping")
+        self._publish()
+        self._listener.close()
+        if self._starting is not None:
+            self._starting.kill()
+        living = [g for g in (self._serving, self._starting, *self._draining) if g is not None]
+        for generation in living:
+            generation.drain(self._settings.drain_seconds + KILL_AFTER_SECONDS)
+        while living := [generation for generation in living if generation.exit_status is None]:
+            self._reap()
+            for generation in living:
+                if generation.overdue:
+                    generation.kill()
+            time.sleep(0.05)
+        log("stopped")
