@@ -155,7 +155,10 @@ def test_a_dead_worker_is_replaced_by_a_fork_of_the_loaded_master(server: Server
 
 def test_a_model_that_kills_its_workers_fails_and_the_others_go_on(server: Server) -> None:
     """Five dead workers within a minute are enough; who computed in them is to blame, and nobody else."""
-    code = "import os\nclass Predictor:\n    def load(self, bundle): pass\n    def predict(self, inputs): os._exit(9)\n"
+    code = (
+        "import os\nclass Predictor:\n    def load(self, bundle): pass\n"
+        "    def predict(self, inputs): return os._exit(9) if inputs['x'].any() else inputs['x']\n"
+    )
     put(server, "bad", "1", Doubler(), PREDICTOR, predictor__py=code)
     put(server, "good", "1", Doubler(3))
     server.desire(("bad", "1"), ("good", "1"))
@@ -331,9 +334,47 @@ def test_reload_follows_a_directory_under_work(server: Server, tmp_path: Path) -
     assert "nothing-is-verified" in server.log.read_text()
 
 
-@pytest.mark.parametrize("name", ["supervisor", "rules", "process", "master", "generation", "worker", "batching"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("generation", "master", "models/batching", "http/worker", "http/lane"),
+        *("supervise/supervisor", "supervise/rules", "supervise/generation_process"),
+    ],
+)
 def test_no_interval_is_measured_by_a_clock_that_can_be_set(name: str) -> None:
     """Clock steps do no harm: what has to do with waiting reads monotonic time only."""
     source = (Path(__file__).parent.parent / "image/serving" / f"{name}.py").read_text()
     assert "time.time(" not in source
     assert "datetime" not in source
+
+
+def test_the_first_computation_is_made_before_the_first_client_asks(server: Server) -> None:
+    """A model that compiles for longer than a predict may take is warmed up by zeros, or by what is golden."""
+    code = (
+        "import time\nclass Predictor:\n    compiled = False\n    def load(self, bundle): ...\n"
+        "    def predict(self, inputs):\n        time.sleep(0 if self.compiled else 2.5)\n"
+        "        self.compiled = True\n        return {'y': inputs['x']}\n"
+    )
+    golden = json.dumps([{"inputs": {"x": [[1, 2]]}, "outputs": {"y": [[1, 2]]}}])
+    put(server, "zeros", "1", b"", PREDICTOR, predictor__py=code)
+    put(server, "golden", "1", b"", PREDICTOR + "golden: golden.json\n", predictor__py=code, golden__json=golden)
+    server.desire(("zeros", "1"), ("golden", "1"))
+    server.start(predict_seconds=1, workers=1)
+    for name in ("zeros", "golden"):
+        server.wait_for(name, "ready")
+        answer = server.post(f"/v1/models/{name}:predict", json={"instances": [[1, 2]]})
+        assert answer.json() == {"predictions": [[1, 2]]}
+
+
+def test_a_made_up_row_that_a_model_does_not_take_is_nobodys_failure(server: Server) -> None:
+    """A model that raises at zeros serves what it takes, and the log has no failure."""
+    code = (
+        "class Predictor:\n    def load(self, bundle): ...\n"
+        "    def predict(self, inputs):\n        return {'y': [[1 / x for x in row] for row in inputs['x'].tolist()]}\n"
+    )
+    put(server, "m", "1", b"", PREDICTOR, predictor__py=code)
+    server.desire(("m", "1"))
+    server.start(workers=1)
+    server.wait_for("m", "ready")
+    assert server.post("/predict", json={"x": [2, 4]}).json() == {"prediction": [0.5, 0.25]}
+    assert "ZeroDivisionError" not in server.log.read_text()

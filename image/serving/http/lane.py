@@ -7,6 +7,7 @@ time: no thread is woken, and no framework is asked, for each request.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ from serving.sight.logs import RequestLine, write_failure, write_requests
 from serving.wire.question import Question, read_question
 from serving.wire.replies import Reply, crash, refusal
 
+ROUND_SECONDS = 0.01
 SMALL_BYTES = 64 * 1024  # of a body or an answer: it takes the loop a millisecond or two
 
 
@@ -48,7 +50,7 @@ class Lane:
         self._catalog, self._seconds = catalog, settings.predict_seconds
         self._largest = min(SMALL_BYTES, settings.max_body_bytes)
         self._in_loop, self._in_thread, self._send = in_loop, in_thread, send
-        self._came: list[_Asked] = []  # in this round of the loop
+        self._came: deque[_Asked] = deque()  # and was not read yet
         self._asked: dict[Connection, _Asked] = {}
         self._done: deque[_Asked] = deque()
         self._ended: list[RequestLine] = []  # in this round of the loop
@@ -73,15 +75,26 @@ class Lane:
         self._came.append(asked)
         return True
 
+    @property
+    def lags(self) -> bool:
+        """Whether requests wait for the next round."""
+        return bool(self._came)
+
     def end_round(self) -> None:
-        """At the end of a round of the loop: read what has come, hand it to the models, log what was answered."""
-        while self._came:  # a connection that is refused may have its next request there already
-            came, self._came = self._came, []
-            for asked in [asked for asked in came if self._go(asked, partial(asked.read, self._catalog))]:
-                self._go(asked, partial(asked.submit, partial(self._note_done, asked)))
-        if self._ended:
-            ended, self._ended = self._ended, []
-            write_requests(ended)
+        """At the end of a round of the loop: read what has come, hand it to the models, log what was answered.
+
+        What takes longer than a moment to read waits for the next round: others are to be heard meanwhile.
+        """
+        read: list[_Asked] = []
+        until = time.monotonic() + ROUND_SECONDS
+        while self._came and time.monotonic() < until:
+            asked = self._came.popleft()
+            if self._go(asked, partial(asked.read, self._catalog)):
+                read.append(asked)
+        for asked in read:
+            self._go(asked, partial(asked.submit, partial(self._note_done, asked)))
+        ended, self._ended = self._ended, []
+        write_requests(ended)
 
     def give_up(self, now: float) -> None:
         """Answer those whose time is over."""

@@ -80,12 +80,12 @@ class BufferingWorker(ThreadWorker):
         self._catalog: Catalog = app.extensions["catalog"]
         self._lane = Lane(self._catalog, self._settings, self.method_queue.defer, self.tpool.submit, self._reply)
         super().run()
-        if self._hangs or self._busy:  # threads that never return would keep the process
+        if self._hangs or self._busy or len(self._lane):  # threads that never return would keep the process
             os._exit(HANGING if self._hangs else 0)
 
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Do one round of the loop."""
-        super().wait_for_and_dispatch_events(timeout)
+        super().wait_for_and_dispatch_events(0 if self._lane.lags else timeout)
         self._lane.end_round()
 
     def accept(self, listener: socket.socket) -> None:

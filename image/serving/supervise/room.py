@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from serving.settings import Settings
 from serving.supervise import rules
+from serving.supervise.generation_process import GenerationProcess
 from serving.supervise.memory import descendants, pss_bytes, read_memory
 from serving.supervise.messages import BundleRef
-from serving.supervise.generation_process import GenerationProcess
 from serving.supervise.rules import Need, Verdict
 
 

@@ -24,8 +24,8 @@ from serving.supervise import rules
 from serving.supervise.admin import AdminServer
 from serving.supervise.exposition import Exposition
 from serving.supervise.exposition import tell as log
-from serving.supervise.messages import BundleRef
 from serving.supervise.generation_process import GenerationProcess
+from serving.supervise.messages import BundleRef
 from serving.supervise.room import look_for_room
 from serving.supervise.rules import Failure, Need, Sighting, Verdict
 from serving.supervise.watch import ModelsFile, VolumeWatch
