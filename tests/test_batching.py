@@ -14,7 +14,9 @@ import pytest
 import requests
 
 from serving.errors import Overloaded, PredictFailed, PredictTimeout, ServingError
-from serving.models.batching import Arrays, Batcher, _Returning
+from serving.models.batching import Batcher
+from serving.models.returning import Returning
+from serving.models.ticket import Arrays
 from serving.supervise.cpus import RESTING, VARIABLES, processors, set_library_threads
 from tests.model_kinds import Doubler
 from tests.serve import Server
@@ -234,7 +236,7 @@ def test_clients_that_come_back_are_waited_for_and_a_lone_one_never_waits(pool: 
 
 def test_clients_that_do_not_come_back_are_not_waited_for() -> None:
     """Where others ask each time, the runs begin at once, but for a try now and then."""
-    returning = _Returning()
+    returning = Returning()
     waited = 0
     for _ in range(100):
         returning.expect(answered=8, waiting=2, seconds=60)

@@ -16,9 +16,9 @@ from serving.errors import ModelNotReady, ServingError
 from serving.http.connection import Connection
 from serving.http.exchange import Exchange
 from serving.http.plain import PlainRequest, read_plain
-from serving.models.batching import Ticket
 from serving.models.catalog import Catalog
 from serving.models.model import Model
+from serving.models.ticket import Ticket
 from serving.settings import Settings
 from serving.sight.logs import RequestLine, write_failure, write_requests
 from serving.wire.question import Question, read_question

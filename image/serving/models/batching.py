@@ -15,21 +15,15 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable
 
 from serving.errors import Overloaded, PredictFailed, PredictTimeout, ServingError
-from serving.wire.tensors import Array
+from serving.models.returning import Returning
+from serving.models.ticket import Arrays, Ticket, has_rows, join, share
 
 log = logging.getLogger("pantry")
 
-Arrays = dict[str, Array]
-Signature = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
-
 PATIENCE = 0.25  # of a run's time: how long to wait for those who were just answered
-MOST_SKIPS = 7
 SMOOTHING = 0.2  # of the moving average: what the last batch counts for
 
 
@@ -63,7 +57,7 @@ class Batcher:
         self._called = threading.Lock()  # released to wake the runner
         self._called.acquire()
         self._wakes_at = 0  # requests in the queue that wake it; 0 while it is awake
-        self._returning = _Returning()
+        self._returning = Returning()
         self._began: float | None = None  # of the run that goes on now
         self._average = 0.0  # seconds of a run
 
@@ -214,8 +208,8 @@ class Batcher:
             except ServingError:
                 pass  # of one of them, perhaps: each is tried alone
             else:
-                if _has_rows(outputs, sum(ticket.rows for ticket in batch)):
-                    _share(outputs, batch)
+                if has_rows(outputs, sum(ticket.rows for ticket in batch)):
+                    share(outputs, batch)
                     return
                 self._give_up_batching()
         for ticket in batch:
@@ -227,13 +221,13 @@ class Batcher:
             except ServingError as error:
                 ticket.error = error
             else:
-                if self._max_rows > 1 and ticket.rows and not _has_rows(outputs, ticket.rows):
+                if self._max_rows > 1 and ticket.rows and not has_rows(outputs, ticket.rows):
                     self._give_up_batching()
 
     def _timed(self, batch: list[Ticket]) -> Arrays:
         began = time.monotonic()
         try:
-            return self._run(batch[0].inputs if len(batch) == 1 else _join(batch))
+            return self._run(batch[0].inputs if len(batch) == 1 else join(batch))
         except ServingError:
             raise
         except BaseException as error:  # SystemExit, for one: whoever waits must be woken
@@ -249,92 +243,3 @@ class Batcher:
     def _give_up_batching(self) -> None:
         self._max_rows = 1
         log.warning("model %s does not answer one row for each input row: its requests run one by one", self._name)
-
-
-class Ticket:
-    """One request that waits.
-
-    Attributes:
-        rows: that it asks about; 0 where it can only run alone.
-        weight: rows that it takes of a batch.
-        queued_at: monotonic seconds.
-        outputs: the answer, when it is there.
-        error: why there is none.
-    """
-
-    __slots__ = ("done", "error", "inputs", "outputs", "queued_at", "rows", "signature", "weight")
-
-    def __init__(self, inputs: Arrays, done: Callable[[], None], now: float, most: int) -> None:
-        self.inputs, self.done, self.queued_at = inputs, done, now
-        self.rows, self.signature = _shape_of(inputs)
-        self.weight = self.rows or most
-        self.outputs: Arrays | None = None
-        self.error: ServingError | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the result is there."""
-        return self.outputs is not None or self.error is not None
-
-    def result(self) -> Arrays:
-        """Return the answer.
-
-        Raises:
-            ServingError: there is none.
-        """
-        if self.outputs is None:
-            raise self.error or PredictFailed("the request has no result")
-        return self.outputs
-
-
-class _Returning:
-    """Clients who were just answered, and so may ask again in a moment."""
-
-    def __init__(self) -> None:
-        self._until = 0.0
-        self._others = 0  # requests that waited already
-        self._skip = self._skips = 0  # how often not to wait: now, and after the next disappointment
-        self.queue = 0  # requests that wait when all have come back
-
-    def expect(self, answered: int, waiting: int, seconds: float) -> None:
-        """Note that so many are answered now, while others wait, and how long it is worth to wait for them."""
-        self._others, self.queue = waiting, waiting + answered
-        self._until = time.monotonic() + seconds
-        if self._skip:
-            self._skip -= 1
-            self._until = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """How long to wait yet."""
-        return self._until - time.monotonic()
-
-    def met(self, queue: int) -> None:
-        """Learn from how many wait now."""
-        if 2 * (queue - self._others) >= self.queue - self._others:
-            self._skips = 0
-        else:
-            self._skip = self._skips = min(2 * self._skips + 1, MOST_SKIPS)
-
-
-def _shape_of(inputs: Arrays) -> tuple[int, Signature]:
-    """Return the number of rows, and what must be equal for two requests to become one."""
-    signature = tuple([(name, array.dtype, array.shape[1:]) for name, array in inputs.items()])
-    rows = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
-    return (rows.pop() if len(rows) == 1 else 0), signature
-
-
-def _join(batch: Sequence[Ticket]) -> Arrays:
-    return {name: np.concatenate([ticket.inputs[name] for ticket in batch]) for name in batch[0].inputs}
-
-
-def _share(outputs: Arrays, batch: Sequence[Ticket]) -> None:
-    start = 0
-    for ticket in batch:
-        stop = start + ticket.rows
-        ticket.outputs = {name: array[start:stop] for name, array in outputs.items()}
-        start = stop
-
-
-def _has_rows(outputs: Arrays, rows: int) -> bool:
-    return all(array.ndim > 0 and array.shape[0] == rows for array in outputs.values())

@@ -14,7 +14,8 @@ from loader.bundle.bundle import Bundle
 from loader.bundle.errors import PantryError
 from loader.bundle.model_config import InputSpec, ModelConfig, OutputSpec
 from serving.errors import InvalidRequest, PredictFailed, PredictorInvalid, ServingError
-from serving.models.batching import Batcher, Ticket
+from serving.models.batching import Batcher
+from serving.models.ticket import Ticket
 from serving.settings import Settings
 from serving.sight.metrics import observe_batch
 from serving.wire.tensors import DEFAULT_OUTPUT, Array
