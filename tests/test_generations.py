@@ -6,10 +6,12 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -334,18 +336,32 @@ def test_reload_follows_a_directory_under_work(server: Server, tmp_path: Path) -
     assert "nothing-is-verified" in server.log.read_text()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("generation", "master", "models/batching", "http/worker", "http/lane"),
-        *("supervise/supervisor", "supervise/rules", "supervise/generation_process"),
-    ],
-)
-def test_no_interval_is_measured_by_a_clock_that_can_be_set(name: str) -> None:
-    """Clock steps do no harm: what has to do with waiting reads monotonic time only."""
-    source = (Path(__file__).parent.parent / "image/serving" / f"{name}.py").read_text()
-    assert "time.time(" not in source
-    assert "datetime" not in source
+def test_steps_of_the_clock_do_no_harm(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day forward, two back, and right again: requests are answered, versions swapped, and no worker is lost."""
+    library, step = tmp_path / "stepped_clock.so", tmp_path / "step"
+    source = Path(__file__).with_name("stepped_clock.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    step.write_text("0")
+    for version in "1234":
+        put(server, "m", version, Doubler(int(version)), DECLARED)
+    server.desire(("m", "1"))
+    monkeypatch.setenv("STEPPED_CLOCK", str(step))
+    with monkeypatch.context() as preloading:
+        preloading.setenv("LD_PRELOAD", str(library))
+        server.start(workers=2, predict_seconds=5)
+    server.wait_for("m", "ready")
+    for seconds, version in ((86400, "2"), (-172800, "3"), (0, "4")):
+        step.write_text(str(seconds))
+        time.sleep(0.5)
+        server.desire(("m", version))
+        server.wait_for("m", "ready", version)
+        for _ in range(20):
+            asked = server.post("/predict", json={"x": [1, 2]})
+            assert asked.json() == {"prediction": [float(version), 2.0 * float(version)]}
+        told = parsedate_to_datetime(asked.headers["Date"]).timestamp()
+        assert abs(told - time.time() - seconds) < 60
+    log = server.log.read_text()
+    assert not [event for event in ("worker-lost", "worker-hangs", "generation-failed", "TIMEOUT") if event in log]
 
 
 def test_the_first_computation_is_made_before_the_first_client_asks(server: Server) -> None:
