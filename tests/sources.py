@@ -7,12 +7,13 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from loader.bundle.models import ModelSpec
 from loader.errors import Immutable, ObjectNotFound, SourceUnavailable
 from loader.report import Report, SyncProgress
 from loader.sources import Body, Source, StoredObject
+from loader.transfer.journal import JOURNAL_NAME, RECORD_SIZE
 
 ROOT = Path(__file__).parent.parent
 
@@ -220,6 +222,24 @@ def start_pantry(*arguments: str | Path, **environment: str) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def final(root: Path) -> Path:
+    return root / "digits" / "1"
+
+
+def kill_midway(models: Path, volume: Path, enough: Callable[[], bool]) -> int:
+    """Kill a `pantry sync` when enough has moved; return how many chunks its journal has."""
+    with start_pantry("sync", "--models", models, "--volume", volume) as process:
+        while process.poll() is None and not enough():
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not final(volume).exists()
+    (journal,) = (volume / "digits" / ".staging").glob(f"*/{JOURNAL_NAME}")
+    landed = journal.stat().st_size // RECORD_SIZE
+    assert landed >= 10
+    return landed
 
 
 def pantry(*arguments: str | Path, **environment: str) -> tuple[int, list[dict[str, Any]]]:

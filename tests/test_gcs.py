@@ -7,7 +7,6 @@ import gzip
 import http.client
 import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,18 +29,18 @@ from loader.sources import StoredObject
 from loader.sources.gcs import GcsSource
 from loader.sync import sync
 from loader.transfer import fetch
-from loader.transfer.journal import JOURNAL_NAME, RECORD_SIZE
 from tests.sources import (
     assets_on,
     crc32c,
     digits,
+    final,
+    kill_midway,
     pantry,
     progress_of,
     published,
     read_files,
     read_range,
     spec,
-    start_pantry,
     write_files,
     write_models,
 )
@@ -94,10 +93,6 @@ def put(bucket: storage.Bucket, objects: dict[str, bytes], prefix: str = "models
 
 def run(uri: str, root: Path) -> None:
     sync(spec(uri), root, progress_of(root))
-
-
-def final(root: Path) -> Path:
-    return root / "digits" / "1"
 
 
 class Proxy(ThreadingHTTPServer):
@@ -397,15 +392,7 @@ def test_killed_sync_continues(bucket: storage.Bucket, proxy: Proxy, tmp_path: P
     objects = published(files, chunk)
     models = write_models(tmp_path / "models.yaml", digits(put(bucket, objects)))
     proxy.slow = 0.05
-    with start_pantry("sync", "--models", models, "--volume", tmp_path / "volume") as process:
-        while proxy.media < 30 * chunk and process.poll() is None:
-            time.sleep(0.005)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert not final(tmp_path / "volume").exists()
-    (journal,) = (tmp_path / "volume" / "digits" / ".staging").glob(f"*/{JOURNAL_NAME}")
-    landed = journal.stat().st_size // RECORD_SIZE
-    assert landed >= 10
+    landed = kill_midway(models, tmp_path / "volume", lambda: proxy.media >= 30 * chunk)
     while proxy.in_flight:  # what the killed process had asked for
         time.sleep(0.005)
     proxy.slow, proxy.media = 0, 0

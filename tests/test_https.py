@@ -9,7 +9,6 @@ import ipaddress
 import os
 import pickle
 import re
-import signal
 import ssl
 import threading
 import time
@@ -43,17 +42,17 @@ from loader.report import Report
 from loader.signatures.keys import load_private_key, load_public_keys
 from loader.sources import StoredObject, open_source
 from loader.sync import sync
-from loader.transfer.journal import JOURNAL_NAME, RECORD_SIZE
 from tests.sources import (
     assets_on,
     digits,
+    final,
+    kill_midway,
     pantry,
     progress_of,
     published,
     read_files,
     read_range,
     spec,
-    start_pantry,
     write_files,
     write_models,
 )
@@ -207,10 +206,6 @@ def run(uri: str, root: Path) -> None:
     sync(spec(uri), root, progress_of(root))
 
 
-def final(root: Path) -> Path:
-    return root / "digits" / "1"
-
-
 def test_published_bundle(web: Web, tmp_path: Path) -> None:
     """What publish wrote to a directory syncs from a web server that serves it as it is, under the same digest."""
     store = tmp_path / "store"
@@ -339,15 +334,7 @@ def test_killed_sync_continues(web: Web, tmp_path: Path) -> None:
     files = {"model.pkl": os.urandom(60 * chunk), "table.npy": os.urandom(20 * chunk)}
     web.files, web.slow = published(files, chunk), 0.1
     models, volume = write_models(tmp_path / "models.yaml", digits(web.uri)), tmp_path / "volume"
-    with start_pantry("sync", "--models", models, "--volume", volume) as process:
-        while process.poll() is None and web.moved < 40 * chunk:
-            time.sleep(0.005)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert not final(volume).exists()
-    (journal,) = (volume / "digits" / ".staging").glob(f"*/{JOURNAL_NAME}")
-    landed = journal.stat().st_size // RECORD_SIZE
-    assert landed >= 10
+    landed = kill_midway(models, volume, lambda: web.moved >= 40 * chunk)
     while web.answering:  # what the killed process had asked for
         time.sleep(0.005)
     web.slow, web.moved = 0.0, 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import signal
 import ssl
 import threading
 import time
@@ -31,16 +30,16 @@ from loader.report import Report
 from loader.sources import open_source, s3
 from loader.sources.s3 import S3Source
 from loader.sync import sync
-from loader.transfer.journal import JOURNAL_NAME, RECORD_SIZE
 from tests.sources import (
     assets_on,
     digits,
+    final,
+    kill_midway,
     pantry,
     progress_of,
     published,
     read_range,
     spec,
-    start_pantry,
     write_files,
     write_models,
 )
@@ -195,10 +194,6 @@ def run(uri: str, root: Path) -> None:
     sync(spec(uri), root, progress_of(root))
 
 
-def final(root: Path) -> Path:
-    return root / "digits" / "1"
-
-
 def test_listing(bucket: str, client: Any, put: Put) -> None:
     """A listing has every object below the prefix with its size and ETag, and nothing beside it."""
     put(FILES)
@@ -311,15 +306,7 @@ def test_killed_sync_continues(store: Store, put: Put, tmp_path: Path) -> None:
     objects = published(files, chunk)
     models, volume = write_models(tmp_path / "models.yaml", digits(put(objects))), tmp_path / "volume"
     store.slow = 0.1
-    with start_pantry("sync", "--models", models, "--volume", volume) as process:
-        while process.poll() is None and store.moved < 40 * chunk:
-            time.sleep(0.005)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert not final(volume).exists()
-    (journal,) = (volume / "digits" / ".staging").glob(f"*/{JOURNAL_NAME}")
-    landed = journal.stat().st_size // RECORD_SIZE
-    assert landed >= 10
+    landed = kill_midway(models, volume, lambda: store.moved >= 40 * chunk)
     while store.reading:  # what the killed process had asked for
         time.sleep(0.005)
     store.slow, store.moved = 0.0, 0
