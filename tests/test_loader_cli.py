@@ -85,12 +85,12 @@ def test_failure_on_a_terminal(models: Path, tmp_path: Path) -> None:
 def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While bytes move, a terminal shows one line that is replaced: a bar, bytes, rate, time left, the file."""
     monkeypatch.setenv("COLUMNS", "120")
-    store = write_files(tmp_path / "store", published({"model.pkl": os.urandom(6_000_000)}, 512))
+    store = write_files(tmp_path / "store", published({"model.pkl": os.urandom(60_000_000)}, 512))
     models = write_models(tmp_path / "models.yaml", digits(store))
     code, seen = on_a_terminal("sync", "--models", models, "--volume", tmp_path / "volume")
     assert code == 0
     assert re.search(
-        r"\r\x1b\[Kdigits 1 \[=* *\] +\d+% [\d.]+ MiB of 5\.7 MiB, [\d.]+ MiB/s, \d+ s left, model\.pkl", seen
+        r"\r\x1b\[Kdigits 1 \[=* *\] +\d+% [\d.]+ MiB of 57\.2 MiB, [\d.]+ MiB/s, \d+ s left, model\.pkl", seen
     )
     assert "synced" in seen.split("\r\x1b[K")[-1]
 
