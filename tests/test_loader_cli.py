@@ -230,7 +230,7 @@ def test_verify_damage(tmp_path: Path, change: dict[str, bytes | None], sentence
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped(tmp_path: Path, number: signal.Signals) -> None:
     """A sync that is told to stop exits 1 soon, says that it can be continued, and shows no traceback."""
-    store = write_files(tmp_path / "store", published({"model.pkl": os.urandom(8_000_000)}, 256))
+    store = write_files(tmp_path / "store", published({"model.pkl": os.urandom(60_000_000)}, 512))
     models = write_models(tmp_path / "models.yaml", digits(store))
     with start_pantry("sync", "--models", models, "--volume", tmp_path / "volume") as process:
         deadline = time.monotonic() + 30
