@@ -1,7 +1,8 @@
 """Bytes of one connection, until they are a whole request.
 
 The fast parser of gunicorn watches them as they come, and says no more than when to hand them over. What they mean is
-for gunicorn's own parser to say, in a thread, afterwards; it reads from here, and finds an end where bytes are missing.
+for others to say, afterwards: `plain` where there is only one way to read them, or else gunicorn's own parser, in a
+thread; it reads from here, and finds an end where bytes are missing.
 """
 
 from __future__ import annotations

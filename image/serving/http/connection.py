@@ -26,7 +26,6 @@ from serving.wire.replies import Reply
 
 RECEIVE_BYTES = 64 * 1024
 
-
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 

@@ -1,4 +1,4 @@
-"""One request and its answer, as the log and the metrics see them: a layer of WSGI around the whole app."""
+"""One request and its answer, as the log and the metrics see them; for Flask, a layer of WSGI around the whole app."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from functools import partial
 from serving.errors import ModelNotReady, ServingError
 from serving.http.connection import Connection
 from serving.http.exchange import Exchange
-from serving.http.plain import PlainRequest, read_plain
+from serving.http.plain import LONGEST_HEAD, PlainRequest, read_plain
 from serving.models.catalog import Catalog
 from serving.models.model import Model
 from serving.models.ticket import Ticket
@@ -63,6 +63,8 @@ class Lane:
         """Take a connection whose request has come, if it is plain and small."""
         arrival = connection.arrival
         if not arrival.whole or arrival.is_from_stranger or arrival.refusal:
+            return False
+        if arrival.size > self._largest + LONGEST_HEAD:  # a large one stays in its pieces
             return False
         said = arrival.content
         head = read_plain(said)

@@ -18,9 +18,7 @@ from loader.bundle.bundle import Bundle
 from loader.bundle.model_config import ModelConfig
 from serving.errors import PredictorInvalid, ServingError
 from serving.models.model import Model
-from serving.wire.protocol import decode_instances
-from serving.wire.schemas import rows_example
-from serving.wire.tensors import to_array
+from serving.wire.tensors import made_up, to_array
 
 TOLERANCE = 1e-4  # relative: other processors add in other orders
 
@@ -80,7 +78,7 @@ def warm_up(model: Model) -> None:
     if not model.config.inputs:
         return
     with contextlib.suppress(ServingError):
-        model.compute(decode_instances(rows_example(model.config), model.config))
+        model.compute({spec.name: made_up(spec) for spec in model.config.inputs})
 
 
 def _is_close(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> bool:

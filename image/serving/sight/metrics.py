@@ -20,7 +20,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _REQUESTS = Counter("pantry_requests", "Requests answered.", ("model", "version", "code", "route"))
 _REQUEST = Histogram(
     "pantry_request_seconds",
-    "Answering a request that has come whole and has a thread.",
+    "Answering a request that has come whole.",
     ("model",),
     buckets=SECONDS,
 )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from loader.bundle.model_config import InputSpec, ModelConfig, OutputSpec
-from serving.wire.tensors import DTYPES
+from serving.wire.tensors import DTYPES, made_up
 
 Schema = dict[str, Any]
 
@@ -103,7 +103,7 @@ def infer_request(config: ModelConfig) -> Schema:
 
 def rows_example(config: ModelConfig) -> object:
     """Return a request of V1, which is one of the short forms, too."""
-    rows = {spec.name: _example(spec) for spec in config.inputs}
+    rows = {spec.name: made_up(spec).tolist() for spec in config.inputs}
     count = len(next(iter(rows.values())))
     by_name = [{name: row[i] for name, row in rows.items()} for i in range(count)]
     return {"instances": by_name if len(rows) > 1 else next(iter(rows.values()))}
@@ -111,7 +111,7 @@ def rows_example(config: ModelConfig) -> object:
 
 def infer_example(config: ModelConfig) -> object:
     """Return a request of v2."""
-    examples = [(spec, _example(spec)) for spec in config.inputs]
+    examples = [(spec, made_up(spec).tolist()) for spec in config.inputs]
     return {
         "inputs": [
             {"name": spec.name, "datatype": spec.datatype, "shape": list(np.shape(data)), "data": data}
@@ -148,12 +148,6 @@ def _input_tensor(spec: InputSpec) -> Schema:
     data = [listing(item, least), *([rows] if len(spec.shape) > 1 else [])]
     names: dict[str, Schema] = {"name": {"const": spec.name}, "datatype": {"const": spec.datatype}}
     return record({**names, "shape": _shape(spec.shape), "data": either(data)}, parameters=_OBJECT)
-
-
-def _example(spec: InputSpec) -> list[Any]:
-    """Return zeros or texts of a shape, with one row where there may be any number."""
-    zero = "text" if spec.datatype == "BYTES" else DTYPES[spec.datatype].type(0).item()
-    return list(np.full([max(size, 1) for size in spec.shape], zero, dtype=object).tolist())
 
 
 def _row(spec: InputSpec | OutputSpec) -> Schema:

@@ -105,6 +105,12 @@ def fit(array: Array, datatype: str, what: str) -> Array:
     return cast
 
 
+def made_up(spec: InputSpec) -> Array:
+    """Return zeros, or texts, of a declared shape, with one row where there may be any number."""
+    shape = [max(size, 1) for size in spec.shape]
+    return np.full(shape, "text", object) if spec.datatype == "BYTES" else np.zeros(shape, DTYPES[spec.datatype])
+
+
 def reshape(array: Array, shape: Sequence[int], what: str) -> Array:
     """Give an array the shape that a client claims for it.
 
