@@ -6,6 +6,7 @@ the time when it should have left: a server that stands still is seen to.
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import queue
@@ -28,10 +29,13 @@ from benchmarks.measure import Failed, arguments, show, tree, verdict, workplace
 from benchmarks.serving_client import Client, connected, post, received
 from benchmarks.serving_models import Rows
 from tests.serve import Server, wait_until
+from tests.test_server import children_of
 
 GIGABYTES = 2.0
 SWAPS, CONNECTIONS = 10, 16
+COLUMNS, ROWS_APART = 125, 4  # of 1,000 bytes a row, so that every page is met
 STEP = 1.2
+LATEST_SECONDS = 20.0  # for what was asked to be answered, at the end
 TIMES, PART = 2.0, 0.02  # the targets
 PATH = "/v1/models/m:predict"
 BODY = b'{"instances": [[7]]}'
@@ -52,18 +56,19 @@ def main() -> int:
     parser.add_argument("--child", nargs="+")
     options = parser.parse_args()
     if options.child:
-        _build(Path(options.child[1]), float(options.child[2]))
+        _build(Path(options.child[1]), int(options.child[2]))
         print("null")
         return 0
     with workplace(options) as home:
-        if problem := run_child("swaps", "build", home, GIGABYTES / (20 if options.quick else 1)):
+        rows = int(GIGABYTES * 1e6) // (20 if options.quick else 1)
+        if problem := run_child("swaps", "build", home, rows):
             raise SystemExit(f"the bundles were not built: {problem}")
         with tempfile.TemporaryDirectory(dir=home) as folder:
-            _measure(Server(Path(folder)), home, promised=not options.quick)
+            _measure(Server(Path(folder)), home, rows, promised=not options.quick)
     return 0
 
 
-def _measure(server: Server, home: Path, *, promised: bool) -> None:
+def _measure(server: Server, home: Path, rows: int, *, promised: bool) -> None:
     give(home / "published-1", server.volume / "m/1")
     server.desire(("m", "1"))
     server.start(workers=2)
@@ -79,10 +84,10 @@ def _measure(server: Server, home: Path, *, promised: bool) -> None:
             give(home / f"published-{2 - swap % 2}", server.volume / "m" / str(swap))
             server.desire(("m", str(swap)))
             server.wait_for("m", "ready", str(swap), 120)
-            wait_until(lambda: len(_generations(server)) == 1, "one generation", 120)
+            wait_until(lambda: _is_alone(server), "one generation", 120)
             during += load.between(began, time.monotonic())
             time.sleep(2)
-            held.append(_held(server))
+            held.append(_held(server, rows))
         everything = load.stop()
     finally:
         server.stop()
@@ -90,7 +95,7 @@ def _measure(server: Server, home: Path, *, promised: bool) -> None:
     p99, p99_during = _p99(before), _p99(during)
     times = p99_during / p99
     growth = held[-1] / held[0] - 1
-    rows = [
+    table = [
         ("figure", "measured", "target", ""),
         ("load: requests/s, processors half busy", f"{rate:.0f}", "", ""),
         ("answered; failed", f"{len(everything)}; {failed}", "0 failed", verdict(not failed)),
@@ -102,8 +107,8 @@ def _measure(server: Server, home: Path, *, promised: bool) -> None:
         ("growth", f"{growth:+.2%}", f"<= {PART:.0%}", verdict(growth <= PART)),
     ]
     if not promised:
-        rows = [(*row[:2], "", "") for row in rows]
-    show(f"{SWAPS} swaps of a model of {GIGABYTES if promised else GIGABYTES / 20} GB, 2 workers", rows)
+        table = [(*row[:2], "", "") for row in table]
+    show(f"{SWAPS} swaps of a model of {GIGABYTES if promised else GIGABYTES / 20} GB, 2 workers", table)
 
 
 def _half(port: int) -> float:
@@ -128,14 +133,17 @@ def _ticks() -> tuple[int, int]:
     return sum(spent) - idle, sum(spent)
 
 
-def _generations(server: Server) -> list[int]:
+def _is_alone(server: Server) -> bool:
     assert server.process is not None
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return len(children_of(server.process.pid)) == 1
 
 
-def _held(server: Server) -> int:
+def _held(server: Server, rows: int) -> int:
+    """Return what the server's processes hold when every page of the model was used, in pieces of a tenth."""
     assert server.process is not None
+    for part in range(10):
+        numbers = [[row] for row in range(part * rows // 10, (part + 1) * rows // 10, ROWS_APART)]
+        assert server.post(PATH, json={"instances": numbers}).status_code == 200
     return sum(resident("Pss", pid) for pid in tree(server.process.pid))
 
 
@@ -177,15 +185,18 @@ class Load:
             clients: list[Client] = [key.data for key in selector.get_map().values()]
             due: list[deque[float]] = [deque() for _ in clients]
             sent = 0
-            while not self._done.is_set():
+            end = 0.0
+            while not end or (any(due) and time.monotonic() < end):
                 now = time.monotonic()
-                while (at := self.began + sent / self._rate) <= now:
+                if self._done.is_set() and not end:
+                    end = now + LATEST_SECONDS
+                while (at := self.began + sent / self._rate) <= now and not end:
                     number = sent % CONNECTIONS
                     due[number].append(at)
                     if len(due[number]) == 1:
                         clients[number].connection.sendall(request)
                     sent += 1
-                for key, _ in selector.select(max(0.0, at - time.monotonic())):
+                for key, _ in selector.select(0.1 if end else max(0.0, at - time.monotonic())):
                     client: Client = key.data
                     number = clients.index(client)
                     try:
@@ -207,9 +218,11 @@ class Load:
                         selector.register(client.connection, selectors.EVENT_READ, client)
                     if due[number]:
                         client.connection.sendall(request)
+            for at in itertools.chain.from_iterable(due):  # nobody answered
+                self._asked.put(Asked(at, time.monotonic() - at, None))
 
 
-def _build(home: Path, gigabytes: float) -> None:
+def _build(home: Path, rows: int) -> None:
     from loader.publish import publish
     from loader.report import Report
 
@@ -217,7 +230,7 @@ def _build(home: Path, gigabytes: float) -> None:
         source = home / f"source-{version}"
         source.mkdir()
         with (source / "model.pkl").open("wb") as file:
-            pickle.dump(Rows(np.full((int(gigabytes * 1e6), 125), float(version))), file, protocol=5)
+            pickle.dump(Rows(np.full((rows, COLUMNS), float(version))), file, protocol=5)
         (source / "model.yaml").write_text(_CONFIG)
         publish(source, f"file://{home / f'published-{version}'}", Report())
 

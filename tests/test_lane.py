@@ -17,7 +17,7 @@ import requests
 from serving.http.plain import read_plain
 from tests.model_kinds import Doubler
 from tests.serve import Server, wait_until
-from tests.test_server import DECLARED, put
+from tests.test_server import DECLARED, children_of, put
 
 HEADERS = {"Host": "h", "Content-Type": "application/json"}
 V1, V2 = "/v1/models/m:predict", "/v2/models/m/infer"
@@ -293,7 +293,4 @@ def test_access_is_asked_for_in_the_lane_too(server: Server, tmp_path: Path) -> 
 def workers_of(server: Server) -> list[int]:
     """Return the processes that answer."""
     assert server.process is not None
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [
-        int(worker) for child in children for worker in Path(f"/proc/{child}/task/{child}/children").read_text().split()
-    ]
+    return [worker for master in children_of(server.process.pid) for worker in children_of(master)]
