@@ -146,10 +146,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
+        with self.server.lock:  # first: a client that has the last byte may look at once
+            self.server.moved += len(body)
         self.end_headers()
         self.wfile.write(body)
-        with self.server.lock:
-            self.server.moved += len(body)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
