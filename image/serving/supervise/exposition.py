@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from serving.sight import logs
 from serving.state import Phase, ServerState
 from serving.supervise.processes import Process, copies, is_alive, read_processes
+from serving.supervise.rules import is_of_models
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 DIRECTORY = "metrics"
@@ -150,7 +151,9 @@ class Exposition(Collector):
         yield GaugeMetricFamily("pantry_generation", "Number of the generation that answers.", self.state.generation)
         yield GaugeMetricFamily("pantry_uptime_seconds", "Of the supervisor.", self.state.uptime_seconds)
         yield GaugeMetricFamily(
-            "pantry_models_file_invalid", "1 while models.yaml cannot be followed.", float(bool(self.state.problem))
+            "pantry_models_file_invalid",
+            "1 while models.yaml cannot be followed.",
+            float(is_of_models(self.state.problem)),
         )
         swaps = CounterMetricFamily("pantry_swaps", "Generations with models, by how they began.", labels=("result",))
         for event, result in _SWAPS.items():

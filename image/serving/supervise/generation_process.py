@@ -114,13 +114,13 @@ class GenerationProcess:
             self._loading = message.model
             self._last[message.model] = message
 
-    def take_culprits(self) -> tuple[BundleRef, ...]:
+    def take_culprits(self) -> tuple[BundleRef, ...] | None:
         """Return the bundles that computed when workers died, or all of them, where workers die again and again.
 
-        Then the deaths are counted anew.
+        Then the deaths are counted anew. Where they do not die so often, return None.
         """
         if not rules.dies_too_often([when for when, _ in self._deaths], time.monotonic()):
-            return ()
+            return None
         computing = {name for _, worker in self._deaths for name in worker.computing}
         self._deaths = []
         return tuple(ref for ref in self.bundles if ref.name in computing or not computing)

@@ -16,11 +16,18 @@ from serving.supervise.messages import BundleRef, Message
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 60.0, 3600.0
 DEATHS, DEATHS_SECONDS = 5, 60.0  # workers that die as often in that time make a generation failed
+EMPTY_FAILS = "the generation without models does not start: "
 GENERATION_BYTES, WORKER_BYTES = 64 << 20, 16 << 20  # of interpreters and libraries, models left out
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a bundle could not be loaded, how often it was tried, and when (monotonic seconds) to try again."""
+    """Why a bundle, or a generation without any, could not be had; how often it was tried; when to try again.
+
+    Attributes:
+        reason: one sentence.
+        attempts: that failed.
+        retry_at: monotonic seconds.
+    """
 
     reason: str
     attempts: int
@@ -147,6 +154,21 @@ def next_failure(previous: Failure | None, reason: str, now: float) -> Failure:
     """Return a failure that is tried again later and later: it is no crash loop, and nothing stays down for ever."""
     attempts = previous.attempts + 1 if previous else 1
     return Failure(reason, attempts, now + min(FIRST_RETRY_SECONDS * 2 ** (attempts - 1), LAST_RETRY_SECONDS))
+
+
+def explain_problem(of_models: str, empty: Failure | None) -> str:
+    """Say what is wrong with the server as a whole, or "".
+
+    Args:
+        of_models: what is wrong with models.yaml, or "".
+        empty: why there is no generation without models, where one should answer.
+    """
+    return "; ".join(filter(None, (of_models, EMPTY_FAILS + empty.reason if empty else "")))
+
+
+def is_of_models(problem: str) -> bool:
+    """Tell whether models.yaml has a part in a problem."""
+    return bool(problem) and not problem.startswith(EMPTY_FAILS)
 
 
 def blame(bundles: Collection[BundleRef], serving: Collection[BundleRef], loading: str) -> tuple[BundleRef, ...]:

@@ -71,6 +71,7 @@ class Supervisor:
         self._starting: GenerationProcess | None = None
         self._draining: list[GenerationProcess] = []
         self._failures: dict[BundleRef, Failure] = {}
+        self._empty_failure: Failure | None = None  # of generations without models; None again once anything answers
         self._seen: dict[str, Sighting] = {}
         self._needs: dict[BundleRef, Need] = {}
         self._held: tuple[BundleRef, ...] = ()  # what answered last, also while it makes room or was lost
@@ -161,16 +162,32 @@ class Supervisor:
         failed = {ref for ref, failure in self._failures.items() if now < failure.retry_at}
         wanted = os.listdir(self._runtime / WANTED_DIRECTORY)
         chosen = rules.choose_bundles(self._desired, self._seen, self._held, failed, wanted)
-        # Where nothing answers, the generation without models comes first: it is there in half a second.
-        target = () if self._serving is None or self._making_room else chosen
+        target = () if self._needs_empty(chosen) else chosen
         if self._starting is not None:
             if self._starting.bundles != target:
                 log("generation-superseded", generation=self._starting.number)
                 self._starting.kill()
                 self._draining.append(self._starting)
                 self._starting = None
-        elif (self._serving is None or self._serving.bundles != target) and (not target or self._has_room(target)):
-            self._start(target)
+        elif self._serving is None or self._serving.bundles != target:
+            if self._has_room(target) if target else not self._empty_pauses():
+                self._start(target)
+        elif not self._empty_pauses():
+            self._empty_failure = None  # none is needed any more
+
+    def _needs_empty(self, chosen: tuple[BundleRef, ...]) -> bool:
+        """Tell whether a generation without models comes first: where nothing answers, it is there in half a second.
+
+        Where it is not, because it failed, models do not wait for it, and none that is being loaded makes way for it.
+        """
+        if self._serving is not None and not self._making_room:
+            return False
+        loading = self._starting is not None and self._starting.bundles
+        return not (chosen and self._empty_failure and (loading or self._empty_pauses()))
+
+    def _empty_pauses(self) -> bool:
+        """Tell whether a generation without models has failed, and its time to be tried again has not come."""
+        return self._empty_failure is not None and time.monotonic() < self._empty_failure.retry_at
 
     def _has_room(self, bundles: tuple[BundleRef, ...]) -> bool:
         """Tell whether a generation fits in memory now; where it does not, see to it that it will, or say why not."""
@@ -179,6 +196,10 @@ class Supervisor:
             return False
         verdict, reason = look_for_room(bundles, self._needs, self._serving, bool(self._draining), self._settings)
         broken = [ref for ref in bundles if (failure := self._failures.get(ref)) and failure.attempts]
+        retry_at = now + rules.FIRST_RETRY_SECONDS
+        if verdict is Verdict.DRAIN and not broken and self._empty_failure and self._empty_pauses():
+            reason, retry_at = rules.explain_problem("", self._empty_failure), self._empty_failure.retry_at
+            verdict = Verdict.REFUSE  # nothing could take the place of what answers
         if verdict is Verdict.DRAIN and broken:  # once was enough: nobody is taken away for it again
             for ref in broken:
                 self._failures[ref] = rules.next_failure(self._failures[ref], self._failures[ref].reason, now)
@@ -188,9 +209,9 @@ class Supervisor:
         elif verdict is Verdict.REFUSE:
             refused = rules.blame_for_memory(bundles, self._serving.bundles if self._serving else (), self._needs)
             if refused is None:  # fewer models than now: what serves goes on
-                self._room_at = now + rules.FIRST_RETRY_SECONDS
+                self._room_at = retry_at
             else:
-                self._failures[refused] = Failure(reason, 0, now + rules.FIRST_RETRY_SECONDS)
+                self._failures[refused] = Failure(reason, 0, retry_at)
             log("generation-refused", model=refused.name if refused else "", reason=reason)
         return verdict is Verdict.START
 
@@ -209,7 +230,7 @@ class Supervisor:
             starting.kill()
             self._draining.append(starting)
             self._fail(starting, f"not ready after {limit} s (PANTRY_LOAD_TIMEOUT_SECONDS)")
-        elif starting.take_culprits():
+        elif starting.take_culprits() is not None:
             starting.kill()
             self._draining.append(starting)
             self._fail(starting, f"its workers died {rules.DEATHS} times before they answered; the log has the ends")
@@ -235,7 +256,10 @@ class Supervisor:
         if serving.failure is not None:
             self._note_failures(rules.blame(serving.bundles, (), serving.failure.model), serving.failure.reason)
         elif rules.dies_too_often(self._losses, now):
-            self._note_failures(serving.bundles, f"it was lost {rules.DEATHS} times within a minute")
+            reason = f"it was lost {rules.DEATHS} times within a minute"
+            self._note_failures(serving.bundles, reason)
+            if not serving.bundles:
+                self._empty_failure = rules.next_failure(self._empty_failure, reason, now)
         self._serving = None
 
     def _note_failures(self, refs: Iterable[BundleRef], reason: str) -> None:
@@ -248,6 +272,9 @@ class Supervisor:
         model = generation.failure.model if generation.failure else generation.loading
         for ref in rules.blame(generation.bundles, serving, model):
             self._failures[ref] = rules.next_failure(self._failures.get(ref), reason, time.monotonic())
+        if not generation.bundles:
+            self._empty_failure = rules.next_failure(self._empty_failure, reason, time.monotonic())
+            self._making_room = False  # what answers goes on
         log("generation-failed", generation=generation.number, reason=reason)
         self._starting = None
 
@@ -275,7 +302,7 @@ class Supervisor:
         if self._starting.bundles:
             names = {ref.name for ref in self._starting.bundles}
             self._held = (*self._starting.bundles, *(ref for ref in self._held if ref.name not in names))
-        self._making_room = False
+        self._making_room, self._empty_failure = False, None
         self._serving, self._starting = self._starting, None
 
     def _start(self, bundles: tuple[BundleRef, ...]) -> None:
@@ -291,7 +318,8 @@ class Supervisor:
             self._exposition.environment,
             {name: seen.directory for name, seen in self._seen.items() if seen.directory},
         )
-        log("generation-starting", generation=self._generations, bundles=[f"{r.name}/{r.version}" for r in bundles])
+        if bundles or self._empty_failure is None:  # of its further tries, how they end is told
+            log("generation-starting", generation=self._generations, bundles=[f"{r.name}/{r.version}" for r in bundles])
 
     def _publish(self) -> None:
         """Tell everyone where each model is."""
@@ -302,9 +330,9 @@ class Supervisor:
         )
         self._log_changes(models)
         state = ServerState(
-            ready=not self._stopping and is_ready(models, self._state.ready),
+            ready=not self._stopping and self._serving is not None and is_ready(models, self._state.ready),
             models=models,
-            problem=self._problem,
+            problem=rules.explain_problem(self._problem, self._empty_failure),
             generation=self._serving.number if self._serving else 0,
             lost_workers=self._lost_workers,
             retired_workers=self._retired_workers,
