@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from loader.bundle.errors import ModelsInvalid, PantryError
 from loader.bundle.models import load_models
 from loader.errors import UsageError
@@ -81,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("status", _status, "ask a running server for the phase of every model")
     command.add_argument("url", metavar="URL", help="its admin port, such as http://127.0.0.1:8081")
+
+    command = add("doctor", _doctor, "say what is wrong with a Helm release, and what to do about it")
+    command.add_argument("release", metavar="RELEASE", help="as helm calls it; kubectl reads its objects")
+    command.add_argument("--namespace", "-n", metavar="NS", help="the context's own by default")
+    command.add_argument("--context", metavar="NAME", help="of the kubeconfig; the current one by default")
+    command.add_argument(
+        "--no-probe", dest="probe", action="store_false", help="do not ask the Ingress's address from this machine"
+    )
     return parser
 
 
@@ -140,11 +150,22 @@ def _inspect(options: argparse.Namespace, _report: Report) -> bool:
 
 
 def _status(options: argparse.Namespace, _report: Report) -> bool:
-    from loader.status import status
+    from loader.status import ask, table
 
-    table, ready = status(options.url)
-    print(table)
-    return ready
+    server = ask(options.url)
+    print(msgspec.json.encode(server).decode() if options.json else table(server))
+    return server.ready
+
+
+def _doctor(options: argparse.Namespace, _report: Report) -> bool:
+    from loader.doctor import examine
+
+    findings = examine(options.release, options.namespace, options.context, probe=options.probe)
+    for finding in findings:
+        print(msgspec.json.encode(finding).decode() if options.json else finding)
+    if not findings and not options.json:
+        print(f"{options.release}: nothing is wrong")
+    return not any(finding.severity == "problem" for finding in findings)
 
 
 def _positive(text: str) -> int:

@@ -3,6 +3,7 @@
 * PantryError                 (loader.bundle.errors, with BundleError and ModelsInvalid)
   + LoaderError
     - UsageError              the command line or a storageUri cannot be followed
+      x ReleaseUnreadable     no kubectl, no access to the cluster, or no such release
     - SourceError             the object store said no, and asking again will not help
       x ObjectNotFound        no such bucket, prefix or object, or its pinned generation is gone
       x AccessDenied          no valid identity, or one without permission
@@ -26,6 +27,10 @@ class LoaderError(PantryError):
 
 class UsageError(LoaderError):
     """The command line, or a storageUri, cannot be followed."""
+
+
+class ReleaseUnreadable(UsageError):
+    """There is no kubectl, no access to the cluster, or no such release."""
 
 
 class SourceError(LoaderError):

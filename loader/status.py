@@ -16,7 +16,9 @@ from loader.report import human_bytes
 TIMEOUT_SECONDS = 10
 
 
-class _Model(msgspec.Struct, rename="camel"):
+class Model(msgspec.Struct, rename="camel"):
+    """Where one model is; docs/http-api.md has the keys."""
+
     name: str
     version: str
     phase: str
@@ -24,16 +26,19 @@ class _Model(msgspec.Struct, rename="camel"):
     total_bytes: int = 0
     reason: str = ""
     serving: str | None = None
+    on_demand: bool = False
 
 
-class _Server(msgspec.Struct):
+class Server(msgspec.Struct):
+    """What a server tells of itself and of its models."""
+
     ready: bool
-    models: list[_Model]
+    models: list[Model]
     problem: str = ""
 
 
-def status(url: str) -> tuple[str, bool]:
-    """Ask a server's admin port, and return a table of its models and whether the server is ready.
+def ask(url: str) -> Server:
+    """Ask a server's admin port for its status.
 
     Args:
         url: of the admin port, such as http://127.0.0.1:8081; the path is /status unless it has one.
@@ -49,13 +54,13 @@ def status(url: str) -> tuple[str, bool]:
     hint = "Give the admin port of pantry-serve (8081 by default), for example through kubectl port-forward"
     try:
         with urllib.request.urlopen(page, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - checked above
-            server = msgspec.json.decode(answer.read(), type=_Server)
+            return msgspec.json.decode(answer.read(), type=Server)
     except (OSError, ValueError) as error:  # URLError, a refused connection, a time-out; not JSON, or not of this form
         raise ServerUnavailable(f"{page} does not tell a status: {error}", hint=hint) from error
-    return _table(server), server.ready
 
 
-def _table(server: _Server) -> str:
+def table(server: Server) -> str:
+    """Return a status as people read it: a line a model, and what is wrong."""
     rows = [("MODEL", "VERSION", "PHASE", "BYTES", "SERVING")]
     for model in server.models:
         amount = f"{human_bytes(model.bytes)} of {human_bytes(model.total_bytes)}" if model.total_bytes else "-"
