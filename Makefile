@@ -6,6 +6,7 @@ IMAGE ?= pantry:dev
 BASE_IMAGE ?=
 STACK ?= theano
 BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell $(tool) info >/dev/null 2>&1 && echo yes),$(tool))))
+HELM ?= helm
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check
@@ -64,6 +65,15 @@ image: ## build the serving image: IMAGE, BASE_IMAGE, STACK
 	$(BUILDER) build $(if $(filter buildah,$(BUILDER)),--isolation chroot --layers) --tag $(IMAGE) \
 	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg STACK=$(STACK) \
 	    --build-arg REVISION=$$(git rev-parse --verify --quiet HEAD || echo unknown) .
+
+.PHONY: chart
+chart: ## check the chart, and package it into dist/
+	$(HELM) lint chart --strict --values chart/ci/default-values.yaml
+	$(HELM) package chart --destination dist
+
+.PHONY: chart-readme
+chart-readme: venv ## write the table of values in chart/README.md from values.yaml and its schema
+	$(bin)/python -m tests.chart_table
 
 # A package that two locks name has one version in both. Pins stay while they fit; delete a lock to renew its pins.
 compile := $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

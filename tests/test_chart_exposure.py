@@ -1,13 +1,8 @@
-"""Service, Ingress, Google's load balancer, network policies and `helm test`."""
+"""Service, Ingress, Google's load balancer and network policies. (A Gateway: test_chart_gateway.py.)"""
 
 from __future__ import annotations
 
-import http.server
 import json
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -57,26 +52,63 @@ def test_an_ingress_without_hosts_takes_every_host() -> None:
 
 
 def test_plain_http_has_to_be_asked_for() -> None:
-    """With ingress.tls.enabled: false there is no TLS, and GKE leaves port 80 open."""
+    """With ingress.tls.enabled: false there is no TLS, and GKE leaves port 80 open and redirects nobody."""
     ingress = helm.one(helm.render(helm.minimal({"ingress": {"enabled": True, "tls": {"enabled": False}}})), "Ingress")
     assert "tls" not in ingress["spec"]
-    on_gke = helm.minimal({"ingress": {"enabled": True, "tls": {"enabled": False}}, "gke.enabled": True})
-    annotations = helm.one(helm.render(on_gke), "Ingress")["metadata"]["annotations"]
-    assert annotations == {"kubernetes.io/ingress.class": "gce"}
+    on_gke = helm.render(helm.minimal({"ingress": {"enabled": True, "tls": {"enabled": False}}, "gke.enabled": True}))
+    assert helm.one(on_gke, "Ingress")["metadata"]["annotations"] == {"kubernetes.io/ingress.class": "gce"}
+    assert "FrontendConfig" not in helm.kinds(on_gke)
+
+
+def test_cert_manager_makes_the_secret() -> None:
+    """An issuer by annotation, and a Secret of the release's own name unless one is given."""
+    issued = TLS | {"ingress.tls.clusterIssuer": "letsencrypt", "ingress.annotations": {"mine": "too"}}
+    ingress = helm.one(helm.render(helm.minimal(issued)), "Ingress")
+    assert ingress["metadata"]["annotations"] == {"mine": "too", "cert-manager.io/cluster-issuer": "letsencrypt"}
+    assert ingress["spec"]["tls"] == [{"secretName": "digits-pantry-tls", "hosts": ["a.test", "b.test"]}]
+    ingress = helm.one(helm.render(helm.minimal(issued | {"ingress.tls.secretName": "mine"})), "Ingress")
+    assert ingress["spec"]["tls"][0]["secretName"] == "mine"
 
 
 def test_gke_goes_by_annotations() -> None:
-    """Class, address and certificates by annotation, no spec.ingressClassName, no HTTP, a default backend."""
-    ingress = helm.one(helm.render(helm.minimal(GKE | {"ingress.annotations": {"mine": "too"}})), "Ingress")
+    """Class, address, certificates and redirect by annotation, no spec.ingressClassName, a default backend."""
+    objects = helm.render(helm.minimal(GKE | {"ingress.annotations": {"mine": "too"}}))
+    ingress = helm.one(objects, "Ingress")
     assert ingress["metadata"]["annotations"] == {
         "mine": "too",
         "kubernetes.io/ingress.class": "gce",
         "kubernetes.io/ingress.global-static-ip-name": "pantry-ip",
         "ingress.gcp.kubernetes.io/pre-shared-cert": "old,new",
-        "kubernetes.io/ingress.allow-http": "false",
+        "networking.gke.io/v1beta1.FrontendConfig": "digits-pantry",
     }
     assert "ingressClassName" not in ingress["spec"]
     assert ingress["spec"]["defaultBackend"] == backend()
+    assert helm.one(objects, "FrontendConfig")["spec"] == {
+        "redirectToHttps": {"enabled": True, "responseCodeName": "PERMANENT_REDIRECT"}
+    }
+
+
+def test_gke_closes_port_80_where_it_does_not_redirect() -> None:
+    """gke.redirectToHttps: false; a policy for TLS wants its FrontendConfig all the same."""
+    closed = helm.changed(GKE, {"gke.redirectToHttps": False})
+    objects = helm.render(helm.minimal(closed))
+    annotations = helm.one(objects, "Ingress")["metadata"]["annotations"]
+    assert annotations["kubernetes.io/ingress.allow-http"] == "false"
+    assert "networking.gke.io/v1beta1.FrontendConfig" not in annotations
+    assert "FrontendConfig" not in helm.kinds(objects)
+    objects = helm.render(helm.minimal(helm.changed(closed, {"gke.sslPolicy": "modern"})))
+    assert helm.one(objects, "FrontendConfig")["spec"] == {"sslPolicy": "modern"}
+    assert helm.one(objects, "Ingress")["metadata"]["annotations"]["kubernetes.io/ingress.allow-http"] == "false"
+
+
+def test_google_can_issue_the_certificate() -> None:
+    """A ManagedCertificate for the hosts, named by the Ingress, beside uploaded certificates where there are some."""
+    objects = helm.render(helm.minimal(helm.changed(GKE, {"gke.managedCertificate": True})))
+    assert helm.one(objects, "ManagedCertificate")["spec"] == {"domains": ["a.test", "b.test"]}
+    annotations = helm.one(objects, "Ingress")["metadata"]["annotations"]
+    assert annotations["networking.gke.io/managed-certificates"] == "digits-pantry"
+    assert annotations["ingress.gcp.kubernetes.io/pre-shared-cert"] == "old,new"
+    assert "tls" not in helm.one(objects, "Ingress")["spec"]
 
 
 @pytest.mark.parametrize("neg", [True, False])
@@ -103,6 +135,8 @@ def test_backend_config_is_explicit_and_can_be_extended() -> None:
         "unhealthyThreshold": 3,
     }
     assert spec["timeoutSec"] == 300
+    slow = GKE | {"server": {"predictSeconds": 500, "requestSeconds": 60}}
+    assert helm.one(helm.render(helm.minimal(slow)), "BackendConfig")["spec"]["timeoutSec"] == 560
     more = {"gke.backendConfig": {"healthCheck": {"checkIntervalSec": 30}, "securityPolicy": {"name": "armor"}}}
     merged = helm.one(helm.render(helm.minimal(GKE | more)), "BackendConfig")["spec"]
     assert merged["healthCheck"] == spec["healthCheck"] | {"checkIntervalSec": 30}
@@ -172,87 +206,3 @@ def test_policies_select_the_pods_they_are_for() -> None:
         assert chosen == ([] if name == "test" else [name])
     off = helm.render(helm.minimal({"networkPolicy.enabled": False}))
     assert not [thing for thing in off if thing["kind"] == "NetworkPolicy"]
-
-
-Answers = dict[str, tuple[int, object]]
-
-
-@pytest.fixture
-def answers() -> Iterator[tuple[str, Answers]]:
-    """An HTTP server on loopback that gives the answers put into a mapping, and its URL."""
-    given: Answers = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = given.get(self.path, (404, "no such path"))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - so it is called
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", given
-        server.shutdown()
-        thread.join()
-
-
-def helm_test(url: str) -> subprocess.CompletedProcess[str]:
-    """Runs the test pod's own script with its own arguments, without its patience, against a URL."""
-    values = helm.minimal({"models": [model("digits", 2), model("faces", "a.b")], "service.port": 8000})
-    pod = helm.one(helm.render(values), "Pod")
-    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    script, service, *models = helm.container(pod)["args"]
-    assert service == "http://digits-pantry.models.svc:8000"
-    script = script.replace("PATIENCE_SECONDS = 120", "PATIENCE_SECONDS = -1")
-    assert helm.container(pod)["command"] == ["python3", "-c"]
-    command = [sys.executable, "-c", script, url, *models]
-    return subprocess.run(command, text=True, capture_output=True, timeout=30, check=False)
-
-
-def model(name: str, version: object) -> helm.Object:
-    return {"name": name, "version": version, "storageUri": f"gs://bucket/{name}"}
-
-
-READY: Answers = {
-    "/healthz": (200, "ok"),
-    "/v2/models/digits": (200, {"name": "digits", "versions": ["2"]}),
-    "/v2/models/faces": (200, {"name": "faces", "versions": ["a.b"]}),
-}
-
-
-def test_helm_test_passes_when_the_wanted_versions_are_served(answers: tuple[str, Answers]) -> None:
-    """It asks for health and for each model's versions."""
-    url, given = answers
-    given.update(READY)
-    done = helm_test(url)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "served: digits=2 faces=a.b\n", "")
-
-
-@pytest.mark.parametrize(
-    ("answer", "sentence"),
-    [
-        ({"/healthz": (503, "loading")}, '/healthz: 503 "loading"'),
-        ({"/v2/models/digits": (200, {"versions": ["1"]})}, "digits: version 2 is wanted, 1 is served"),
-        ({"/v2/models/faces": (404, "unknown model")}, 'faces: 404 "unknown model"'),
-        ({"/v2/models/faces": (200, [])}, "faces: the answer names no versions: []"),
-    ],
-)
-def test_helm_test_fails_with_a_sentence(answers: tuple[str, Answers], answer: Answers, sentence: str) -> None:
-    """What is not served is named, with what was found instead, and there is no traceback."""
-    url, given = answers
-    given.update(READY | answer)
-    done = helm_test(url)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "not served: " in done.stdout
-    assert sentence in done.stdout
-
-
-def test_helm_test_says_when_nobody_answers() -> None:
-    """A Service without a pod is a sentence, too."""
-    done = helm_test("http://127.0.0.1:9")
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "not served: http://127.0.0.1:9/healthz: 0" in done.stdout

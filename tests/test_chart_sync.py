@@ -12,6 +12,7 @@ import yaml
 
 from tests import helm
 
+PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAAAAA\n-----END PUBLIC KEY-----\n"
 SECOND = {"models": [{"name": "digits", "version": "2", "storageUri": "gs://bucket/models/digits/2"}]}
 
 
@@ -48,7 +49,10 @@ def test_rollback_is_a_render_of_the_old_values() -> None:
     "changes",
     [
         SECOND,
-        {"image.tag": "0.2.0"},
+        {"sync.image.tag": "0.2.0"},
+        {"image.repository": "elsewhere/pantry"},
+        {"sync.pack": True, "sync.resources": {"limits": {"memory": "8Gi"}}},
+        {"sync.publicKeys": [PUBLIC_KEY]},
         {"sync.retain": 3},
         {"sync.timeoutSeconds": 60},
         {"sync.backoffLimit": 1},
@@ -69,7 +73,10 @@ def test_the_job_runs_again_when_anything_in_it_changes(changes: helm.Values) ->
 @pytest.mark.parametrize(
     "changes",
     [
+        {"image.tag": "0.2.0"},
+        {"image.digest": "sha256:" + "0" * 64},
         {"server.workers": 4},
+        {"access": {"mode": "tokens", "secretName": "tokens"}},
         {"resources": {"limits": {"memory": "8Gi"}}},
         {"gke.nodePool": "highmem"},
         {"gke.enabled": True},
@@ -149,13 +156,17 @@ def test_the_job_says_why_and_knows_when_to_give_up() -> None:
     assert "ttlSecondsAfterFinished" not in spec
     assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["Ignore", "FailJob"]
     assert spec["podFailurePolicy"]["rules"][0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    assert spec["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [2]
+    assert spec["podFailurePolicy"]["rules"][1] == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": "sync", "operator": "In", "values": [2]},
+        "onPodConditions": [],  # Kubernetes 1.28 documents it as required
+    }
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     sync = helm.container(spec["template"])
     assert sync["terminationMessagePolicy"] == "FallbackToLogsOnError"
     assert sync["command"] == ["pantry"]
     assert sync["args"] == [
-        *("sync", "--json", "--models", "/etc/pantry/models.yaml", "--volume", "/mnt/models", "--retain", "2"),
+        *("sync", "--json", "--models=/etc/pantry/models.yaml", "--volume=/mnt/models", "--retain=2"),
     ]
 
 
@@ -168,18 +179,43 @@ def test_the_job_is_no_hook_and_tells_its_models() -> None:
 
 
 @pytest.mark.parametrize("path", helm.VALUES_FILES, ids=lambda path: path.name)
-def test_the_job_goes_where_the_server_is(path: Any) -> None:
+def test_the_job_of_a_disk_goes_where_the_server_is(path: Any) -> None:
     """Required affinity to exactly the server's labels, every toleration of the server, and few resources."""
     objects = helm.render(helm.read(path))
-    server = helm.one(objects, "Deployment")["spec"]
-    pod = helm.one(objects, "Job")["spec"]["template"]
-    (term,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert term == {"topologyKey": "kubernetes.io/hostname", "labelSelector": server["selector"]}
-    assert pod["spec"].get("tolerations") == server["template"]["spec"].get("tolerations")
-    assert helm.container(pod)["resources"] == {
-        "requests": {"cpu": "100m", "memory": "256Mi"},
-        "limits": {"memory": "512Mi"},
+    mode = helm.read(path).get("storage", {}).get("mode", "disk")
+    for thing in objects:
+        if thing["kind"] != "Job":
+            continue
+        server, pod = helm.named(objects, "Deployment", "digits-pantry")["spec"], thing["spec"]["template"]
+        if mode == "disk":
+            (term,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            assert term == {"topologyKey": "kubernetes.io/hostname", "labelSelector": server["selector"]}
+            assert pod["spec"].get("tolerations") == server["template"]["spec"].get("tolerations")
+        assert helm.container(pod)["resources"] == {
+            "requests": {"cpu": "100m", "memory": "256Mi"},
+            "limits": {"memory": "512Mi"},
+        }
+    assert ("Job" in helm.kinds(objects)) is (mode in {"disk", "shared"})
+
+
+def test_public_keys_come_with_the_pod() -> None:
+    """Each is an annotation, a file and an argument, so that nobody exchanges one under a running sync."""
+    pod = job(helm.minimal({"sync.publicKeys": [PUBLIC_KEY, PUBLIC_KEY.replace("AAAAA", "BBBBB")]}))["spec"]["template"]
+    files = {
+        item["path"]: item["fieldRef"]["fieldPath"] for item in helm.volumes(pod)["desired"]["downwardAPI"]["items"]
     }
+    for i in range(2):
+        name = f"public-key-{i}.pem"
+        assert f"--public-key=/etc/pantry/{name}" in helm.container(pod)["args"]
+        assert files[name] == f"metadata.annotations['pantry/{name}']"
+    assert pod["metadata"]["annotations"]["pantry/public-key-0.pem"] == PUBLIC_KEY
+
+
+def test_packing_is_asked_for() -> None:
+    """sync.pack is an argument; by default the sync only streams."""
+    packing = {"sync": {"pack": True, "resources": {"limits": {"memory": "8Gi"}}}}
+    assert "--pack" in helm.container(job(helm.minimal(packing))["spec"]["template"])["args"]
+    assert "--pack" not in helm.container(job(helm.minimal())["spec"]["template"])["args"]
 
 
 def test_the_job_tolerates_gpu_nodes_though_it_asks_for_no_gpu() -> None:

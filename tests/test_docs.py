@@ -87,10 +87,10 @@ def test_settings() -> None:
 def test_settings_are_values() -> None:
     """The chart value beside each documented variable exists, and has the documented default."""
     values = read(ROOT / "chart/values.yaml")
-    rows = re.findall(r"^\| `PANTRY_\w+` \| (\w*) *\| (?:`server\.(\w+)`)? *\|", OPERATIONS, re.MULTILINE)
+    rows = re.findall(r"^\| `PANTRY_\w+` \| (\w*) *\| (?:`(\w+)\.(\w+)`)? *\|", OPERATIONS, re.MULTILINE)
     assert len(rows) == len(Settings.__struct_fields__)
-    shown = {name: default for default, name in rows if name}
-    assert shown == {name: str(values["server"].get(name)) for name in shown}
+    shown = {(section, name): default for default, section, name in rows if name}
+    assert shown == {(section, name): str(values[section].get(name)) for section, name in shown}
 
 
 def test_urls() -> None:

@@ -1,21 +1,38 @@
-"""Asks whether a Service serves the versions it should: URL NAME=VERSION [NAME=VERSION].
+"""Asks whether a Service serves the versions it should, and answers: URL NAME=VERSION[,VERSION] [NAME=…].
 
-`helm test` runs it, for up to two minutes, in which a swap that has begun may end.
+`helm test` runs it, for up to two minutes, in which a swap that has begun may end. Several versions are those of
+several tracks. With PANTRY_ACCESS=tokens it shows the first token of PANTRY_TOKENS_FILE; with users it has no password,
+so that a model which asks who is there counts as served.
 """
 
 import json
+import math
+import os
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 PATIENCE_SECONDS = 120
+LARGEST_ROW = 100_000  # values; a larger row of zeros says no more, and takes long
 
 
-def ask(url: str) -> tuple[int, str]:
+def token() -> str:
+    """The first token of the file, or nothing where tokens are not asked for."""
+    if os.environ.get("PANTRY_ACCESS") != "tokens":
+        return ""
+    lines = Path(os.environ["PANTRY_TOKENS_FILE"]).read_text().splitlines()
+    return next(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def ask(url: str, body: object = None) -> tuple[int, str]:
     """The status and body at a URL; status 0 and the reason where nobody answers."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {t}"} if (t := token()) else {})
+    data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the URL is the chart's own
+        request = urllib.request.Request(url, data, headers)  # noqa: S310 - the URL is the chart's own
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         with error:
@@ -24,19 +41,41 @@ def ask(url: str) -> tuple[int, str]:
         return 0, str(error)
 
 
+def zeros(spec: dict[str, object]) -> dict[str, object]:
+    """One row for a declared input: zeros, empty texts or false."""
+    shape = [1 if n < 0 else n for n in spec["shape"]]
+    value = {"BYTES": "", "BOOL": False}.get(spec["datatype"], 0)
+    return {"name": spec["name"], "datatype": spec["datatype"], "shape": shape, "data": [value] * math.prod(shape)}
+
+
 def missing(url: str, model: str) -> str | None:
-    """What keeps a model, given as NAME=VERSION, from being served; None when nothing does."""
-    name, version = model.split("=", 1)
+    """What keeps a model, given as NAME=VERSION[,VERSION], from being served; None when nothing does."""
+    name, versions = model.split("=", 1)
     status, body = ask(f"{url}/v2/models/{name}")
+    if status == 401 and os.environ.get("PANTRY_ACCESS") == "users":
+        print(f"{name}: asks who is there, so its version is not compared")
+        return None
     if status != 200:
         return f"{name}: {status} {body.strip()[:500]}"
     try:
-        served = [str(v) for v in json.loads(body)["versions"]]
+        told = json.loads(body)
+        served = [str(v) for v in told["versions"]]
     except (ValueError, KeyError, TypeError):
         return f"{name}: the answer names no versions: {body.strip()[:500]}"
-    if version in served:
+    if not set(versions.split(",")) & set(served):
+        return f"{name}: version {versions} is wanted, {', '.join(served) or 'none'} is served"
+    return unanswered(f"{url}/v2/models/{name}/infer", name, told.get("inputs") or [])
+
+
+def unanswered(url: str, name: str, inputs: list[dict[str, object]]) -> str | None:
+    """What keeps a model from answering a row of zeros; None where it answers, or declares no inputs."""
+    rows = [zeros(spec) for spec in inputs]
+    if not rows or sum(len(row["data"]) for row in rows) > LARGEST_ROW:
         return None
-    return f"{name}: version {version} is wanted, {', '.join(served) or 'none'} is served"
+    status, body = ask(url, {"inputs": rows})
+    if status == 400:
+        print(f"{name}: answers, but not to a row of zeros: {body.strip()[:500]}")
+    return None if status in {200, 400} else f"{name}: {status} {body.strip()[:500]}"
 
 
 def missing_anything(url: str, models: list[str]) -> str | None:

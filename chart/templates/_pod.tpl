@@ -14,9 +14,10 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Called with (list $ image). */}}
 {{- define "pantry.container" -}}
-image: {{ include "pantry.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+image: {{ index . 1 | quote }}
+imagePullPolicy: {{ (index . 0).Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
@@ -26,6 +27,13 @@ securityContext:
 {{- define "pantry.image" -}}
 {{- with .Values.image }}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ include "pantry.text" .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "pantry.sync.image" -}}
+{{- $repository := .Values.sync.image.repository | default .Values.image.repository }}
+{{- with .Values.sync.image }}
+{{- if .digest }}{{ $repository }}@{{ .digest }}{{ else }}{{ $repository }}:{{ include "pantry.text" .tag | default $.Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- end }}
 
@@ -42,36 +50,11 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{- define "pantry.resources" -}}
-{{- $resources := deepCopy .Values.resources }}
-{{- if .Values.gpu.count }}
-{{- $_ := set $resources "limits" (merge (dict "nvidia.com/gpu" .Values.gpu.count) ($resources.limits | default dict)) }}
-{{- end }}
-{{- toYaml $resources }}
-{{- end }}
-
-{{- define "pantry.nodeSelector" -}}
-{{- $selector := deepCopy .Values.nodeSelector }}
-{{- with .Values.gke.nodePool }}{{ $_ := set $selector "cloud.google.com/gke-nodepool" . }}{{ end }}
-{{- with .Values.gke.accelerator }}{{ $_ := set $selector "cloud.google.com/gke-accelerator" . }}{{ end }}
-{{- with $selector }}{{ toYaml . }}{{ end }}
-{{- end }}
-
-{{/* The GPU's is spelt out: GKE adds it to pods that ask for a GPU, and the sync, which has to get there too, asks for none. */}}
-{{- define "pantry.tolerations" -}}
-{{- $tolerations := .Values.tolerations }}
-{{- if .Values.gpu.count }}
-{{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
-{{- end }}
-{{- with $tolerations }}{{ toYaml . }}{{ end }}
-{{- end }}
-
-{{/* preStop and drain run one after the other; what is left is for the processes to end. */}}
-{{- define "pantry.drainingSeconds" -}}
-{{- add .Values.server.preStopSeconds .Values.server.drainSeconds }}
-{{- end }}
-
-{{/* A pod is unready while its models are synced and loaded, and that is progress; the rest is for scheduling and pulling. */}}
-{{- define "pantry.progressSeconds" -}}
-{{- add .Values.sync.timeoutSeconds .Values.server.loadTimeoutSeconds 300 }}
+{{/* A volume of annotations of the pod itself, as files: they can no more change under a pod than its image. Called with {file: annotation}. */}}
+{{- define "pantry.annotationFiles" -}}
+downwardAPI:
+  items:
+  {{- range $file, $annotation := . }}
+  - {path: {{ $file }}, fieldRef: {fieldPath: "metadata.annotations['{{ $annotation }}']"}}
+  {{- end }}
 {{- end }}
