@@ -122,7 +122,7 @@ CONTRADICTIONS: list[tuple[helm.Values, str]] = [
     ),
     (MANAGED | {"ingress.hosts": []}, "gke.managedCertificate is issued for hosts, and ingress.hosts is empty"),
     (MANAGED | {"ingress.hosts": ["*.a.test"]}, 'gke.managedCertificate cannot be for the host "*.a.test"'),
-    (MANAGED | {"ingress.hosts": ["a" * 59 + ".test"]}, "Google issues none for wildcards, for names above 63"),
+    (MANAGED | {"ingress.hosts": ["a" * 59 + ".test"]}, "for names without a dot, nor above 63 characters"),
     (
         MANAGED | {"ingress.hosts": [f"h{n}.test" for n in range(101)]},
         "gke.managedCertificate covers at most 100 hosts, and ingress.hosts has 101",
