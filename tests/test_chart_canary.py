@@ -136,8 +136,8 @@ def test_without_a_gateway_pods_share_the_requests() -> None:
     assert scaled == "digits-pantry"
 
 
-@pytest.mark.parametrize(("weight", "shares"), [(None, (90, 10)), (0, (100, 0)), (25, (75, 25)), (100, (0, 100))])
-def test_a_gateway_shares_requests_by_percent(weight: int | None, shares: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("weight", "shares"), [(0, (100, 0)), (25, (75, 25)), (100, (0, 100))])
+def test_a_gateway_shares_requests_by_percent(weight: int, shares: tuple[int, int]) -> None:
     """The route weighs a Service of each track; the one of both stays for those who ask inside the cluster."""
     objects = render("shared", ON | GATEWAY | {"canary.weight": weight})
     (rule,) = helm.one(objects, "HTTPRoute")["spec"]["rules"]
@@ -151,6 +151,14 @@ def test_a_gateway_shares_requests_by_percent(weight: int | None, shares: tuple[
     assert "pantry/track" not in helm.named(objects, "Service", "digits-pantry")["spec"]["selector"]
 
 
+def test_without_a_weight_pods_share_the_requests_of_a_gateway_too() -> None:
+    """Then the route leads to the Service of both tracks, which gives a pod that is not ready nothing."""
+    objects = render("shared", ON | GATEWAY)
+    (rule,) = helm.one(objects, "HTTPRoute")["spec"]["rules"]
+    assert rule["backendRefs"] == [{"name": "digits-pantry", "port": 80}]
+    assert [o["metadata"]["name"] for o in objects if o["kind"] == "Service"] == ["digits-pantry"]
+
+
 def test_helm_test_accepts_either_track() -> None:
     """While a version is tried, an answer may be of either; afterwards of one."""
     assert "digits=1,2" in helm.container(helm.one(render("disk", ON), "Pod"))["args"]
@@ -162,7 +170,7 @@ def test_helm_test_accepts_either_track() -> None:
 @pytest.mark.parametrize("release", ["d", "e" * 40, "e" * 41, "e" * 50, helm.LONGEST])
 def test_names_of_a_canary_fit(mode: str, release: str) -> None:
     """Whatever the release's name, no name of either track is above 63 characters, and none is there twice."""
-    names = [helm.key(thing) for thing in helm.render(values(mode, ON | GATEWAY), name=release)]
+    names = [helm.key(thing) for thing in helm.render(values(mode, ON | GATEWAY | {"canary.weight": 10}), name=release)]
     assert all(len(name) <= 63 for _, name in names)
     assert len(names) == len(set(names))
 

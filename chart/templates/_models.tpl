@@ -13,6 +13,11 @@
 {{- if and .Values.canary.enabled (not .Values.canary.promote) }}yes{{ end }}
 {{- end }}
 
+{{/* Whether a Gateway shares requests out by percent. Where none was named, pods do, with a Gateway too: a track that is not ready gets nothing then. */}}
+{{- define "pantry.hasWeight" -}}
+{{- if and .Values.gateway.enabled (include "pantry.hasCanary" .) (not (kindIs "invalid" .Values.canary.weight)) }}yes{{ end }}
+{{- end }}
+
 {{/* The models of a track as {"models": […]}: the canary's, and after a promotion the stable's, are `models` with the tried versions in their places. */}}
 {{- define "pantry.models" -}}
 {{- $root := index . 0 }}
