@@ -29,6 +29,20 @@ RUN image/build/install "${STACK}" /opt/pantry/bin/python /build/bin/python \
     && /opt/pantry/bin/python -m compileall -qq --invalidation-mode unchecked-hash /opt/pantry/lib
 
 
+# What functions of Theano commonly consist of, compiled: a pod need not wait for the compiler.
+FROM dependencies AS operations
+ARG STACK=theano
+COPY image/build/theano_operations.py ./
+COPY loader/bundle/theano_cache.py loader/bundle/theano_compat.py loader/bundle/
+RUN mkdir -p /opt/pantry/share/pantry \
+    && if [ "${STACK}" = theano ]; then \
+        apt-get update \
+        && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends g++ libpython3-dev \
+        && PYTHONPATH=. /opt/pantry/bin/python theano_operations.py; \
+    fi \
+    && chmod -R a+rX /opt/pantry/share
+
+
 # The project alone, laid out to go on top, so that a change of code makes a layer of kilobytes.
 FROM dependencies AS project
 COPY pyproject.toml LICENSE ./
@@ -57,6 +71,7 @@ ENV PATH=/opt/pantry/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 COPY --from=dependencies /opt/pantry /opt/pantry
+COPY --from=operations /opt/pantry/share/pantry /opt/pantry/share/pantry
 COPY --from=project /project /opt/pantry
 USER 10001:10001
 EXPOSE 8080 8081

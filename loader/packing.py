@@ -24,7 +24,7 @@ from loader.bundle.pack.record import (
     package_version,
     python_version,
 )
-from loader.bundle.pickles import is_pickle
+from loader.bundle.pickles import is_pickle, is_pickled_array
 from loader.errors import UsageError
 from loader.packing_process import Result, Task, memory_to_spare, run_worker
 from loader.report import Report, human_bytes
@@ -76,8 +76,15 @@ def _pickles_in(directory: Path) -> Iterator[str]:
     for folder, folders, names in os.walk(directory):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if is_pickle(name) and not name.startswith("."):
+            if not name.startswith(".") and (is_pickle(name) or _is_pickled_array(Path(folder, name))):
                 yield Path(folder, name).relative_to(directory).as_posix()
+
+
+def _is_pickled_array(path: Path) -> bool:
+    if path.suffix.lower() != ".npy":
+        return False
+    with path.open("rb") as file:
+        return is_pickled_array(file.read(256))
 
 
 def _pack(directory: Path, path: str, before: PackRecord, making: Path, limit: int, report: Report) -> PackedPickle:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from loader.bundle.theano_cache import processor_is_known
+
 IMAGE = os.environ.get("PANTRY_IMAGE", "")
 MODEL = Path(__file__).with_name("pickles") / "theano-1.0.5-py2.7"  # mounted where a pod has its models
 
@@ -94,6 +96,29 @@ print("right")
     done = run("python", "-c", code)
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1] == "right"
+
+
+def test_common_operations_are_compiled(run: Run) -> None:
+    """A function that Python 2.7 compiled is loaded without the compiler: what it takes was compiled with the image."""
+    code = """
+from loader.bundle.theano_compat import prepare
+prepare()
+import pickle, theano
+from theano.gof.cc import CLinker
+compiled, compile_cmodule = [], CLinker.compile_cmodule
+CLinker.compile_cmodule = lambda self, *rest: compiled.append(self.node_order) or compile_cmodule(self, *rest)
+for name in "function", "function_scan":
+    with open(f"/mnt/models/{name}.pkl", "rb") as file:
+        pickle.load(file, encoding="latin1")
+print(theano.config.gcc.cxxflags, compiled)
+"""
+    if run("ls", "/opt/pantry/bin/theano-cache").returncode:
+        pytest.skip("this image has the modern stack: make image STACK=theano")
+    if not processor_is_known():
+        pytest.skip("this processor is older than what the image was compiled for")
+    done = run("python", "-c", code)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "-march=x86-64-v3 []"
 
 
 @pytest.mark.parametrize("command", ["pantry", "pantry-serve"])

@@ -125,7 +125,7 @@ def test_pickles_of_python_2(path: Path) -> None:
             expected.add((module, name))
     assert globals_of(found) == expected
     assert found.understood, found.all_problems
-    assert "imports from numpy:" in text_of(found)
+    assert ("imports from numpy:" in text_of(found)) == any(module.startswith("numpy") for module, _ in expected)
 
 
 def nbytes(value: object) -> int:

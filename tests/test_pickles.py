@@ -129,6 +129,34 @@ def test_model_zoo_of_python_2(tmp_path: Path, writer: str) -> None:
     assert any(not word.isascii() for word in words)
 
 
+def of_python_2(name: str) -> object:
+    return load((OLD / f"theano-1.0.5-py2.7/{name}.pkl").read_bytes())
+
+
+def test_names_of_python_2_and_numpy_1() -> None:
+    """Types, functions and values that were called otherwise are what they are called now."""
+    found: Any = of_python_2("names")
+    assert found["types"] == [str, int, range, str, np.bytes_, np.str_, np.bool_, np.float64, np.object_]
+    assert [found["functions"][0](97), found["functions"][1](max, [1, 3, 2])] == ["a", 3]
+    assert dict(found["userdict"]) == {"a": 1}
+    assert found["scalars"] == [1.5, 2, b"x", "y", True]
+    assert found["strings"].tolist() == [b"ab", b"c"]
+    assert found["state"].randint(1000) == np.random.RandomState(1).randint(1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("file_type", "needs 'file' of Python 2, which Python 3 does not have"),
+        ("lasagne", r"needs the module 'lasagne' \(for lasagne.layers.Old\), which this image does not have"),
+    ],
+)
+def test_what_cannot_be_had(name: str, words: str) -> None:
+    """What is nowhere any more is named: a type of Python 2's, a package by its root."""
+    with pytest.raises(PickleInvalid, match=words):
+        of_python_2(name)
+
+
 @pytest.mark.parametrize("more", [b"\0", b"\n", pickle.dumps(1), bytes(100_000)])
 def test_bytes_after_the_end(tmp_path: Path, more: bytes) -> None:
     """Bytes after the pickle's end are refused: they would be neither read nor understood."""

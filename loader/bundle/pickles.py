@@ -16,12 +16,14 @@ from __future__ import annotations
 import gc
 import importlib
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from loader.bundle import legacy
 from loader.bundle.compressed import open_decompressed
 from loader.bundle.errors import PantryError, PickleInvalid
 
@@ -30,6 +32,8 @@ COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".lzma", ".z")
 WRAPPER = "NumpyArrayWrapper"  # joblib's class, behind which an array's bytes are in the stream
 OLD_WRAPPERS = ("NDArrayWrapper", "ZNDArrayWrapper")  # its classes of before 0.10, for arrays in files of their own
 _HEAD_BYTES = 1024 * 1024
+_NPY = b"\x93NUMPY"
+_OF_OBJECTS = re.compile(rb"'descr': *'\|O'")
 
 
 def is_pickle(path: str) -> bool:
@@ -40,10 +44,16 @@ def is_pickle(path: str) -> bool:
     return name.endswith(PICKLE_ENDINGS)
 
 
+def is_pickled_array(head: bytes) -> bool:
+    """Tell by its first bytes whether a file is an array of objects as `numpy.save` writes it: a pickle with a head."""
+    return head.startswith(_NPY) and _OF_OBJECTS.search(head) is not None
+
+
 def load_pickle(stream: BinaryIO, where: str) -> object:
     """Unpickle a verified stream. This runs the pickle's code.
 
-    Plain pickles of any protocol, joblib's files, and both inside gzip, zlib, bz2, xz or lzma, told by their content.
+    Plain pickles of any protocol, joblib's files, and both inside gzip, zlib, bz2, xz or lzma, told by their content;
+    `.npy` files, too, of numbers or of objects.
     Python 2's `str` is read as Latin-1, which keeps every byte and is what numpy arrays of that time need; pickles of
     Python 3 hold no such strings and are not affected. The garbage collector is off meanwhile: it would scan the
     growing heap over and over.
@@ -59,7 +69,9 @@ def load_pickle(stream: BinaryIO, where: str) -> object:
     """
     with unpickling(where):
         inner = open_decompressed(stream, where)
-        loaded = _load(inner)
+        head = inner.read(len(_NPY))
+        inner.seek(0)
+        loaded = _load_npy(inner) if head == _NPY else _load(inner)
         if inner.read(1):
             raise PickleInvalid(f"{where} has bytes after the end of its pickle", hint="Write one pickle to a file")
         return loaded
@@ -88,6 +100,18 @@ def unpickling(where: str) -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def _load_npy(stream: BinaryIO) -> object:
+    """Read an array as `numpy.load` does, and its objects as any pickle's."""
+    form: Any = importlib.import_module("numpy.lib.format")  # it has no types
+    is_first = form.read_magic(stream) == (1, 0)
+    shape, _, dtype = (form.read_array_header_1_0 if is_first else form.read_array_header_2_0)(stream)
+    if dtype.hasobject:
+        array: Any = _Unpickler(stream, encoding="latin1").load()
+        return array.reshape(shape)
+    stream.seek(0)
+    return form.read_array(stream, allow_pickle=False)
 
 
 def _load(stream: BinaryIO) -> object:
@@ -137,7 +161,8 @@ def find_class(find: Callable[[str, str], object], module: str, name: str) -> ob
         name: of the class or function, as the pickle names it.
 
     Raises:
-        PickleInvalid: this image lacks the module, or joblib wrote the arrays into files of their own.
+        PickleInvalid: this image lacks the module, or has nothing that the name could be today, or joblib wrote the
+            arrays into files of their own.
     """
     if name.rpartition(".")[2] in OLD_WRAPPERS and module.partition(".")[0] == "joblib":
         raise PickleInvalid(
@@ -145,7 +170,7 @@ def find_class(find: Callable[[str, str], object], module: str, name: str) -> ob
             hint="Write it again with joblib.dump of a newer joblib",
         )
     try:
-        return find(module, name)
+        return legacy.find(find, module, name)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if sys.modules.get(package):  # it is here, and lacks a part that another version of it had

@@ -4,21 +4,21 @@ Theano itself stays as it was published, so what old pickles name is all there. 
 nothing happens until something, usually an unpickler, imports `theano`. Then the hook
 
 - gives back the names of Python and numpy that have gone since and that Theano looks up,
-- adds defaults to THEANO_FLAGS: no BLAS library to link to, a directory for compiled code that can be written,
-  and no C++ where there is no compiler,
+- adds defaults to THEANO_FLAGS: no BLAS library to link to, a directory for compiled code that can be written
+  (theano_cache.py), and no C++ where there is no compiler,
 - keeps out Theano's C code for scan, which no longer compiles; Theano then runs scan's own loop in Python,
-- lets functions that were pickled with a C compiler at hand run without one.
+- lets functions that were pickled with a C compiler at hand run without one,
+- lets compiled code be found again by the next process, where Theano looks for it by the wrong words.
 
 Theano's own warnings about its age are silenced while its modules are imported: nobody can act on them.
 """
 
+import hashlib
 import importlib.util
 import os
-import shlex
 import shutil
 import sys
 import sysconfig
-import tempfile
 import warnings
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -26,6 +26,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from loader.bundle import theano_cache
 
 
 def prepare() -> None:
@@ -64,6 +66,10 @@ class _Loader(SourceFileLoader):
             super().exec_module(module)
         if self.name == "theano.gof.vm" and not hasattr(module, "CVM"):
             _run_without_c_loop(module.VM_Linker)
+        elif self.name == "theano.gof.op":
+            _tell_code_by_its_digest(module.COp)
+        elif self.name == "theano.gof.cc":
+            _keep_what_has_no_properties(module.CLinker)
 
 
 def _restore_names() -> None:
@@ -105,29 +111,10 @@ def _set_default_flags() -> None:
     ours = []
     if "blas.ldflags" not in names:
         ours.append("blas.ldflags=")  # it would ask numpy.distutils; empty: numpy's own BLAS is called instead
-    if not names & {"base_compiledir", "compiledir"}:
-        ours.append(f"base_compiledir={shlex.quote(_compile_dir())}")
     if "cxx" not in names and not _can_compile():
         ours.append("cxx=")
+    ours += theano_cache.flags(names)
     os.environ["THEANO_FLAGS"] = ",".join([*ours, theirs] if theirs else ours)
-
-
-def _compile_dir() -> str:
-    """Returns where compiled code is kept: $THEANO_COMPILEDIR, else a directory of this user's in the temporary one.
-
-    Theano's own default is the home directory, which a container with a read-only root cannot write. What is found
-    in the temporary directory is used only if nobody else can have put it there: Theano runs what it finds.
-    """
-    if configured := os.environ.get("THEANO_COMPILEDIR"):
-        return configured
-    directory = Path(tempfile.gettempdir(), f"theano-{os.getuid()}")
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        status = directory.lstat()
-        if directory.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o022:
-            return tempfile.mkdtemp(prefix="theano-")
-    return str(directory)
 
 
 def _can_compile() -> bool:
@@ -148,3 +135,39 @@ def _run_without_c_loop(linker: type[Any]) -> None:
         return make_all(self, *args, **kwargs)
 
     linker.make_all = make_all_in_python
+
+
+def _tell_code_by_its_digest(operation: type[Any]) -> None:
+    """Makes the version of an operation whose code is in files the same in every process.
+
+    Theano takes Python's hash of the texts, which since Python 3.3 is another one in each process: what one compiled,
+    the next would not find.
+    """
+    version = operation.c_code_cache_version
+
+    def c_code_cache_version(self: Any) -> tuple[Any, ...]:
+        digest = hashlib.sha256("\0".join(self.func_codes).encode()).digest()
+        return (int.from_bytes(digest[:8], "big"), *version(self)[1:])
+
+    operation.c_code_cache_version = c_code_cache_version
+
+
+def _keep_what_has_no_properties(linker: type[Any]) -> None:
+    """Makes Theano keep the code of operations without properties, such as Alloc.
+
+    It puts the properties among the versions, takes none (an empty tuple) for an unversioned operation, and so would
+    compile those anew in every process.
+    """
+    make_key = linker.cmodule_key_
+
+    def cmodule_key(self: Any, fgraph: Any, *args: Any, **kwargs: Any) -> Any:
+        key = make_key(self, fgraph, *args, **kwargs)
+        if key is None or key[0]:
+            return key
+        versions: list[Any] = []
+        for node in self.schedule(fgraph):
+            versions.append(node.op.c_code_cache_version_apply(node))
+            versions += [variable.type.c_code_cache_version() for variable in (*node.inputs, *node.outputs)]
+        return (tuple(versions), key[1]) if all(versions) else key
+
+    linker.cmodule_key_ = cmodule_key
