@@ -30,7 +30,8 @@ from tests.serve import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples/digits"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", DIGITS / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md")]
+PAGES += sorted([*ROOT.glob("examples/*/README.md"), *ROOT.glob("docs/*.md")])
 README, HTTP_API, FORMATS, OPERATIONS = (
     (ROOT / name).read_text() for name in ("README.md", "docs/http-api.md", "docs/formats.md", "docs/operations.md")
 )
@@ -155,9 +156,10 @@ def test_commands() -> None:
     assert re.findall(r"^pantry (\w+)  +(\S.*)$", README, re.MULTILINE) == commands
 
 
-def test_example_values() -> None:
-    """The example's values render, also with what its first lines set."""
-    values = read(DIGITS / "values.yaml")
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*/values.yaml")), ids=lambda path: path.parent.name)
+def test_example_values(path: Path) -> None:
+    """An example's values render, also with what its first lines set."""
+    values = read(path)
     assert render(values)
     assert render(changed(values, {"image.repository": "registry.example.com/pantry"}))
 

@@ -154,6 +154,12 @@ def test_model_config_defaults() -> None:
         ("outputs: [{name: y, datatype: FP32, shape: [-2]}]", r"y has shape \[-2\]"),
         ("inputs: [{name: x, datatype: FP32, shape: [0]}]", r"x has shape \[0\]"),
         ("answer: {two: x}", "unknown field `two`"),
+        (
+            "inputs: [{name: x, datatype: FP32, shape: [-1]}]\nquestion: {many: x}",
+            "the name of an input or column, 'x'",
+        ),
+        ("question: {one: x, many: x}", "question has the name 'x' for one row and for several"),
+        ("alive: {/ping: pong}", "alive has '/ping', expected / or /healthz"),
         ("asset: [", "is not YAML"),
     ],
 )

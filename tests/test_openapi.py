@@ -33,7 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DIGITS = """\
 inputs: [{name: pixels, datatype: FP64, shape: [-1, 4], image: {size: [2, 2]}}]
 outputs: [{name: digit, datatype: INT64, shape: [-1], labels: [zero, one]}]
-answer: {one: digit, many: digits}
+question: {one: scan, many: scans}
+answer: {one: digit, many: digits, error: {status: error}}
+alive: {/: I AM HERE, /healthz: {code: "200"}}
 predictor: predictor.py:Predictor
 """
 DIGITS_CODE = """\
@@ -129,7 +131,7 @@ def test_every_refusal_is_described() -> None:
         (HOUSE, {"instances": [{"rooms": 256, "street": "a", "new": True}]}, False),
         (HOUSE, {"instances": [{"rooms": 1, "street": "a"}]}, False),
         (HOUSE, {"instances": [{"rooms": 1, "street": "a", "new": True, "old": False}]}, False),
-        (HOUSE, {"instances": [[1, "a", True]]}, False),
+        (HOUSE, {"instances": [[1, "a", True], [2, "b", False]]}, True),
         (COLUMNS, {"instances": [{"height": 1, "age": 2}]}, True),
         (COLUMNS, {"instances": [{"x": [1, 2]}, {"x": [1, 2]}]}, True),
         (COLUMNS, {"instances": [{"height": 1}]}, False),
@@ -146,7 +148,11 @@ def test_row_schemas_and_the_server_agree(config: str, body: Any, fits: bool) ->
     assert is_taken(lambda: decode_instances(body, wanted)) == fits
     assert is_valid(body, schemas.short_request(wanted)) == fits
     if fits and len(body) == 1:
+        own = {wanted.question.many: body["instances"]}
         for short in (
+            own,
+            {**own, "more": 1},
+            {wanted.question.one: body["instances"][0]},
             {"instance": body["instances"][0]},
             {**body, "instance": 1},
             body["instances"][0],

@@ -6,10 +6,11 @@ import json
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from loader.bundle.model_config import AnswerSpec, InputSpec, ModelConfig, OutputSpec
+from loader.bundle.model_config import AnswerSpec, InputSpec, ModelConfig, OutputSpec, QuestionSpec
 from serving.errors import InvalidRequest, PredictFailed
 from serving.wire.infer import Inference, decode_infer, encode_infer
 from serving.wire.protocol import decode_instances, decode_json, decode_short, encode_rows
@@ -136,6 +137,45 @@ def test_a_v1_request_that_does_not_fit_is_refused(content: Any, words: str) -> 
         decode_instances(content, ROW)
 
 
+def test_a_model_with_two_inputs_takes_rows_as_lists() -> None:
+    """A row may have one value for each input, in their order: rows of a table with numbers and texts."""
+    arrays = decode_instances({"instances": [[1, "x"], [2, "y"]]}, TWO)
+    assert {name: array.tolist() for name, array in arrays.items()} == {"a": [1, 2], "b": ["x", "y"]}
+    assert decode_short({"instance": [1, "x"]}, TWO)[1] is False
+    for rows, words in (
+        ([[1, "x"], [2]], r"^instance 1: expected a list of 2 values \(a, b\), got 1$"),
+        ([[1, "x", 3]], "^instance 0: expected a list of 2 values"),
+        ([["x", 1]], "^input 'a': expected INT64, got texts$"),
+        ([[1, 2]], "^input 'b': expected BYTES, got whole numbers$"),
+        ([[1, "x"], {"a": 1, "b": "x"}], "every instance must be an object with a, b, or all must be lists"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            decode_instances({"instances": rows}, TWO)
+
+
+def test_a_model_has_its_own_names_for_rows() -> None:
+    """What `question` says names one row and several in the short forms, beside the names that always work."""
+    config = msgspec.structs.replace(TWO, question=QuestionSpec("person", "people"))
+    for body, many in (
+        ({"people": [[1, "x"]]}, True),
+        ({"instances": [[1, "x"]]}, True),
+        ({"person": [1, "x"]}, False),
+        ({"instance": {"a": 1, "b": "x"}}, False),
+    ):
+        arrays, several = decode_short(body, config)
+        assert ({name: array.tolist() for name, array in arrays.items()}, several) == ({"a": [1], "b": ["x"]}, many)
+    wrongs: tuple[Any, ...] = ({"people": [1, "x"], "more": 1}, {"people": 3}, {})
+    for wrong in wrongs:
+        with pytest.raises(
+            InvalidRequest, match=r'expected {"instances": \[...\]} or {"people": \[...\]} or {"instance"'
+        ):
+            decode_short(wrong, config)
+    with pytest.raises(InvalidRequest, match="people is empty"):
+        decode_short({"people": []}, config)
+    with pytest.raises(InvalidRequest, match='expected {"instances"'):
+        decode_instances({"people": [[1, "x"]]}, config)  # V1 knows its own name alone
+
+
 def test_a_model_with_two_inputs_takes_rows_as_objects() -> None:
     """Each row names its values; the model gets one array an input, in its own order."""
     arrays = decode_instances({"instances": [{"b": "x", "a": 1}, {"a": 2, "b": "y"}]}, TWO)
@@ -167,13 +207,23 @@ def test_columns_come_by_name_in_the_models_order() -> None:
     for same in ({"x": [1, 2]}, {"instance": [1, 2]}, {"instance": {"x": [1, 2]}}):
         assert decode_short(same, FLOWER)[0]["x"].tolist() == [[1, 2]]
     for row, words in (
-        ({"width": 1}, "instance 0: column 'length' is missing"),
-        ({"width": 1, "length": 2, "depth": 3}, "instance 0: column 'depth' is unknown; the model takes width, length"),
-        ({"width": 1, "length": "2"}, "got numbers and texts"),
+        ({"width": 1}, "^column 'length' is missing$"),
+        ({}, "^columns 'width', 'length' are missing$"),
+        ({"width": 1, "length": 2, "depth": 3}, "^column 'depth' is unknown; the model takes width, length$"),
+        ({"Width": 1, "length": 2}, "^column 'width' is missing; column 'Width' is unknown; the model takes"),
+        ({"width": 1, **dict.fromkeys("abcdefghijklmnopqrstuvwxyz", 0)}, "'s', 't' and 6 more are unknown"),
+        ({"width": 1, "length": "2"}, "^column 'length': expected FP64, got texts$"),
+        ({"width": None, "length": "2"}, "column 'width': .* got null; column 'length': expected FP64, got texts$"),
+        ({"width": True, "length": 2.5}, "^column 'width': expected FP64, got booleans$"),
+        ({"width": 1, "length": [2]}, r"^column 'length': expected shape \[-1\], got \[1, 1\]$"),
         ({"width": [1], "length": [2]}, r"expected shape \[-1, 2\], got \[1, 2, 1\]"),
     ):
         with pytest.raises(InvalidRequest, match=words):
             decode_instances({"instances": [row]}, FLOWER)
+    with pytest.raises(InvalidRequest, match="^instance 1: column 'length' is missing$"):
+        decode_instances({"instances": [{"width": 1, "length": 2}, {"width": 1}]}, FLOWER)
+    with pytest.raises(InvalidRequest, match="^column 'length' is missing; column 'depth' is unknown"):
+        decode_short({"width": 1, "depth": 2}, FLOWER)
 
 
 def test_inputs_have_as_many_rows_as_one_another() -> None:

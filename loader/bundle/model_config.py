@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -10,6 +10,7 @@ from loader.bundle import yaml_struct
 from loader.bundle.errors import ModelConfigInvalid
 
 MODEL_CONFIG_NAME = "model.yaml"
+ALIVE_PAGES = ("/", "/healthz")  # what tells that the server is there; the default model's author may choose its words
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
@@ -23,11 +24,13 @@ class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         size: width and height in pixels that the model expects; an image is resized to it.
         mode: "L" for grey, one number a pixel; "RGB" for three.
         maximum: what the brightest value, 255, becomes; the darkest is 0.
+        background: what the model's own images have; one whose edge is of the other kind is inverted.
     """
 
     size: tuple[int, int]
     mode: Literal["L", "RGB"] = "L"
     maximum: float = 255.0
+    background: Literal["black", "white"] | None = None
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,11 +59,19 @@ class OutputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     method: str = "predict"
 
 
+class QuestionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the short forms call one row, and several: beside these names, which always work."""
+
+    one: str = "instance"
+    many: str = "instances"
+
+
 class AnswerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the short forms call one answer, and several."""
+    """What the short forms call one answer, and several; and what their errors say beside the sentence."""
 
     one: str = "prediction"
     many: str = "predictions"
+    error: dict[str, Any] = {}
 
 
 class BatchingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -76,9 +87,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     predictor: str | None = None
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[OutputSpec, ...] = ()
+    question: QuestionSpec = QuestionSpec()
     answer: AnswerSpec = AnswerSpec()
     batching: BatchingSpec = BatchingSpec()
     golden: str | None = None
+    alive: dict[str, str | dict[str, Any]] = {}
 
 
 def parse_model_config(text: bytes, where: str) -> ModelConfig:
@@ -103,6 +116,13 @@ def parse_model_config(text: bytes, where: str) -> ModelConfig:
             raise ModelConfigInvalid(
                 f"{where}: {given.name} has {len(set(given.columns))} different columns, but shape {list(given.shape)}"
             )
+    asked, taken = config.question, {spec.name for spec in config.inputs}.union(*(s.columns for s in config.inputs))
+    if clash := taken & ({asked.one, asked.many} - {"instance", "instances"}):
+        raise ModelConfigInvalid(f"{where}: question has the name of an input or column, {min(clash)!r}; rename one")
+    if asked.one == asked.many:
+        raise ModelConfigInvalid(f"{where}: question has the name {asked.one!r} for one row and for several")
+    if strange := set(config.alive).difference(ALIVE_PAGES):
+        raise ModelConfigInvalid(f"{where}: alive has {min(strange)!r}, expected {' or '.join(ALIVE_PAGES)}")
     methods = [spec.method for spec in config.outputs if spec.method != "predict"]
     if config.predictor is not None and methods:
         raise ModelConfigInvalid(f"{where}: method {methods[0]!r} and a predictor, expected one of them")

@@ -44,8 +44,9 @@ def create_app(models: dict[str, Model], runtime: Path, settings: Settings) -> F
 def _refused(error: ServingError) -> Response:
     if isinstance(error, ModelNotReady) and request.view_args and "name" in request.view_args:
         exchange_of(request.environ).model = request.view_args["name"]  # models.yaml has it
-    exchange_of(request.environ).note_failure(error)
-    return respond(refusal(error))
+    exchange = exchange_of(request.environ)
+    exchange.note_failure(error)
+    return respond(refusal(error, exchange.beside_error))
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -59,4 +60,4 @@ def _http_error(error: HTTPException) -> Response:
 def _crashed(error: Exception) -> Response:
     exchange = exchange_of(request.environ)
     exchange.note_failure(error)
-    return respond(crash(exchange.id))
+    return respond(crash(exchange.id, exchange.beside_error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -31,10 +31,12 @@ class Exchange:
         bytes_in: of the request's body.
         bytes_out: of the answer's body.
         status: of HTTP; 500 until the answer begins.
+        beside_error: what the model's author wants an error to say besides.
     """
 
     __slots__ = (
         "_began",
+        "beside_error",
         "bytes_in",
         "bytes_out",
         "id",
@@ -57,6 +59,7 @@ class Exchange:
         self.model = self.version = ""
         self.rows = self.bytes_in = self.bytes_out = 0
         self.status = 500
+        self.beside_error: Mapping[str, Any] = {}
         metrics.request_began()
 
     def headers(self) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from serving.models.model import Model
 from serving.models.ticket import Ticket
 from serving.settings import Settings
 from serving.sight.logs import RequestLine, write_failure, write_requests
-from serving.wire.question import Question, read_question
+from serving.wire.question import Form, Question, read_question
 from serving.wire.replies import Reply, crash, refusal
 
 ROUND_SECONDS = 0.01
@@ -153,11 +153,11 @@ class Lane:
         if isinstance(error, ModelNotReady) and asked.head.name:
             asked.exchange.model = asked.head.name  # models.yaml has it
         asked.exchange.note_failure(error)
-        self._reply(asked, refusal(error))
+        self._reply(asked, refusal(error, asked.exchange.beside_error))
 
     def _crash(self, asked: _Asked, error: Exception) -> None:
         asked.exchange.note_failure(error)
-        self._reply(asked, crash(asked.exchange.id))
+        self._reply(asked, crash(asked.exchange.id, asked.exchange.beside_error))
 
     def _reply(self, asked: _Asked, reply: Reply) -> None:
         del self._asked[asked.connection]
@@ -191,6 +191,8 @@ class _Asked:
         head = self.head
         self.model = model = catalog.get(head.name or catalog.default, head.version)
         self.exchange.model, self.exchange.version = model.name, model.version
+        if head.form is Form.SHORT:
+            self.exchange.beside_error = model.config.answer.error
         self._question = read_question(head.form, self._body, head.headers, model.config)
         self.exchange.rows = self._question.rows
 

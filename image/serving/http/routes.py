@@ -35,6 +35,7 @@ def register(app: Flask) -> None:
     rules: list[tuple[str, Callable[..., Response], list[str]]] = [
         ("/", index, ["GET"]),
         ("/healthz", healthz, ["GET"]),
+        ("/models", models, ["GET"]),
         ("/login", login, ["GET", "POST"]),
         ("/predict", predict, ["POST"]),
         ("/prediction", predict, ["POST"]),
@@ -60,6 +61,11 @@ def register(app: Flask) -> None:
 
 
 def index() -> Response:
+    """Say that the server is there, in the words of the default model's author, or list the models."""
+    return _alive() or models()
+
+
+def models() -> Response:
     """List the models and where each is."""
     return answer({"status": "alive", "models": catalog().state.models})  # the status is for V1's clients
 
@@ -68,7 +74,7 @@ def healthz() -> Response:
     """Tell a load balancer whether to send requests here."""
     state = catalog().state
     if state.ready:
-        return answer({"status": "ok"})
+        return _alive() or answer({"status": "ok"})
     reasons = [sentence(model) for model in state.models if not model.serving]
     if guard.is_restricted():  # this page is open to all, and models' names are not
         raise ModelNotReady("the server is not ready")
@@ -191,9 +197,19 @@ def read_body(limit: int | None = None) -> bytes:
     return body
 
 
+def _alive() -> Response | None:
+    """Return what the default model's author lets this page say while the model can answer."""
+    words = catalog().alive(request.path)
+    if isinstance(words, str):
+        return Response(words, mimetype="text/plain")
+    return None if words is None else answer(words)
+
+
 def _asked(form: Form, model: Model) -> Response:
     exchange = exchange_of(request.environ)
     exchange.model, exchange.version = model.name, model.version
+    if form is Form.SHORT:
+        exchange.beside_error = model.config.answer.error
     headers = {name.lower(): value for name, value in request.headers}
     question = read_question(form, read_body(), headers, model.config)
     exchange.rows = question.rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from serving.errors import ModelNotReady, NotFound
 from serving.models.model import Model
@@ -49,6 +50,12 @@ class Catalog:
             raise ModelNotReady("the server has no models: models.yaml lists none")
         return models[0].name
 
+    def alive(self, path: str) -> str | dict[str, Any] | None:
+        """Return what the default model's author lets a page say; None where nothing, or the model is not held here."""
+        models = self.state.models
+        held = self._models.get(models[0].name) if models else None
+        return held.config.alive.get(path) if held else None
+
     def described(self) -> tuple[Described, ...]:
         """Return every model, with what it declares where it is held here."""
         return tuple(
@@ -65,7 +72,7 @@ class Catalog:
             NotFound: no such model.
         """
         if (state := self.state.find(name)) is None:
-            raise NotFound(f"model {name[:100]!r} is unknown; GET / lists the models")
+            raise NotFound(f"model {name[:100]!r} is unknown; GET /models lists them")
         return state
 
     def get(self, name: str, version: str | None = None) -> Model:

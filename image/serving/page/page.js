@@ -31,7 +31,7 @@ async function request(path, options = {}) {
 async function refresh() {
   clearTimeout(timer);
   try {
-    states = (await (await request("./")).json()).models;
+    states = (await (await request("models")).json()).models;
     const versions = JSON.stringify(states.map((state) => [state.name, state.serving]));
     if (versions !== known) {
       const { tags, paths: all } = await (await request("openapi.json")).json();

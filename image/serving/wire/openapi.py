@@ -18,7 +18,7 @@ from serving import page
 from serving.state import ModelState
 from serving.wire import schemas
 from serving.wire.npy import NPY_TYPE
-from serving.wire.schemas import BOOLEAN, COUNT, STRING, Schema, listing, record
+from serving.wire.schemas import BOOLEAN, COUNT, STRING, Schema, either, listing, record
 from serving.wire.uploads import FORM_TYPE, RAW_TYPE
 
 JSON, IMAGES = "application/json", ("image/png", "image/jpeg")
@@ -75,7 +75,8 @@ def _always(schema: Schema) -> Callable[[ModelConfig], Schema]:
 
 
 OPERATIONS = {
-    "index": _Operation("List the models and where each is", _always(record({"models": listing(_STATE)}))),
+    "index": _Operation("Say that the server is there", _always(record({"models": listing(_STATE)}))),
+    "models": _Operation("List the models and where each is", _always(record({"models": listing(_STATE)}))),
     "healthz": _Operation(
         "Tell a load balancer whether to send requests here",
         _always(record({"status": {"const": "ok"}})),
@@ -205,12 +206,19 @@ def _answers(operation: _Operation, path: str, config: ModelConfig) -> dict[str,
     if operation.answer is None:
         content: dict[str, Any] = {page.FILES[path].media_type: {}}
     else:
-        content = {JSON: {"schema": operation.answer(config)}}
+        content = _said(operation.answer(config), config.alive.get(path))
     if operation.example is not None:
         content[NPY_TYPE] = {}
     if operation is OPERATIONS["v2_infer"]:
         content[RAW_TYPE] = {}
     return {str(status): {"description": "The answer.", "content": content} for status in operation.alike}
+
+
+def _said(schema: Schema, alive: str | dict[str, Any] | None) -> dict[str, Any]:
+    """Return an answer's content: JSON of a schema, or what the default model's author lets the page say."""
+    if isinstance(alive, str):
+        return {JSON: {"schema": schema}, "text/plain": {"schema": {"const": alive}}}
+    return {JSON: {"schema": schema if alive is None else either([{"const": alive}, schema])}}
 
 
 def _errors(operation: _Operation, access: bool) -> dict[str, Any]:

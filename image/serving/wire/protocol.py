@@ -10,7 +10,17 @@ import numpy as np
 
 from loader.bundle.model_config import InputSpec, ModelConfig, OutputSpec
 from serving.errors import InvalidRequest, PredictFailed
-from serving.wire.tensors import DEFAULT_INPUT, DTYPES, Array, check_inputs, fit, to_array
+from serving.wire.tensors import (
+    DEFAULT_INPUT,
+    DTYPES,
+    MOST_NAMES,
+    Array,
+    check_inputs,
+    check_shape,
+    fit,
+    misnamed,
+    to_array,
+)
 
 
 class _RowsOfNumbers(msgspec.Struct):
@@ -49,18 +59,21 @@ def broken_json(body: bytes | memoryview, error: Exception, form: str = "JSON") 
     return InvalidRequest(f"the body is not JSON: {error}")
 
 
-def decode_instances(content: Any, config: ModelConfig) -> dict[str, Array]:
-    """Read the V1 form, {"instances": [row, …]}, where a row is a value or, with several inputs, an object by name.
+def decode_instances(content: Any, config: ModelConfig, name: str = "instances") -> dict[str, Array]:
+    """Read the V1 form, {"instances": [row, …]}.
+
+    A row is a value or, with several inputs, an object by their names or a list in their order. The short forms may
+    have another name for the rows.
 
     Raises:
         InvalidRequest: not of this form, or not what the model takes.
     """
-    if not isinstance(content, dict) or not isinstance(content.get("instances"), list):
-        raise InvalidRequest('expected {"instances": [...]}')
-    rows = content["instances"]
+    if not isinstance(content, dict) or not isinstance(content.get(name), list):
+        raise InvalidRequest(f'expected {{"{name}": [...]}}')
+    rows = content[name]
     if not rows:
-        raise InvalidRequest("instances is empty, expected at least one")
-    return check_inputs(_by_input(rows, config.inputs), config.inputs)
+        raise InvalidRequest(f"{name} is empty, expected at least one")
+    return check_inputs(_by_input(rows, config.inputs, name), config.inputs)
 
 
 def read_instances(body: bytes, config: ModelConfig) -> dict[str, Array]:
@@ -83,7 +96,9 @@ def read_instances(body: bytes, config: ModelConfig) -> dict[str, Array]:
 
 
 def decode_short(content: Any, config: ModelConfig) -> tuple[dict[str, Array], bool]:
-    """Read a short form: {"instances": [...]}, {"instance": row}, or one row as an object by input names.
+    """Read a short form: {"instances": [...]}, {"instance": row}, or one row as an object by input names or columns.
+
+    The model may have names of its own for the first two.
 
     Returns:
         Arrays by name, and whether the client asked about several rows.
@@ -93,13 +108,18 @@ def decode_short(content: Any, config: ModelConfig) -> tuple[dict[str, Array], b
     """
     if isinstance(content, dict) and "instances" in content:
         return decode_instances(content, config), True
-    names = {spec.name for spec in config.inputs}
+    asked, names = config.question, {spec.name for spec in config.inputs}
+    if isinstance(content, dict) and len(content) == 1:
+        ((name, value),) = content.items()
+        if name == asked.many and isinstance(value, list):
+            return decode_instances(content, config, name), True
+        if name in ("instance", asked.one):
+            return decode_instances({"instances": [value]}, config), False
     columns = set(config.inputs[0].columns) if len(config.inputs) == 1 else set()
-    if isinstance(content, dict) and content.keys() == {"instance"}:
-        return decode_instances({"instances": [content["instance"]]}, config), False
-    if isinstance(content, dict) and content and (content.keys() <= names or content.keys() <= columns):
+    if isinstance(content, dict) and not content.keys().isdisjoint(names | columns):
         return decode_instances({"instances": [content]}, config), False
-    forms = ['{"instances": [...]}', '{"instance": ...}']
+    forms = [f'{{"{name}": [...]}}' for name in dict.fromkeys(("instances", asked.many))]
+    forms += [f'{{"{name}": ...}}' for name in dict.fromkeys(("instance", asked.one))]
     if names:
         forms.append("{" + ", ".join(f'"{name}": ...' for name in sorted(names)) + "}")
     raise InvalidRequest(f"expected {' or '.join(forms)}")
@@ -120,13 +140,18 @@ def encode_rows(outputs: dict[str, Array], config: ModelConfig) -> list[Any]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _by_input(rows: list[Any], declared: Sequence[InputSpec]) -> dict[str, Array]:
-    if set(map(type, rows)) != {dict}:
+def _by_input(rows: list[Any], declared: Sequence[InputSpec], what: str) -> dict[str, Array]:
+    types = set(map(type, rows))
+    if types == {list} and len(declared) > 1:
+        return _by_place(rows, declared)
+    if types != {dict}:
         if len(declared) > 1:
             names = ", ".join(spec.name for spec in declared)
-            raise InvalidRequest(f"the model takes several inputs: every instance must be an object with {names}")
+            raise InvalidRequest(
+                f"the model takes several inputs: every instance must be an object with {names}, or all must be lists"
+            )
         name, datatype = (declared[0].name, declared[0].datatype) if declared else (DEFAULT_INPUT, None)
-        return {name: to_array(rows, "instances", datatype)}
+        return {name: to_array(rows, what, datatype)}
     if len(declared) == 1 and declared[0].columns and rows[0].keys() != {declared[0].name}:
         return {declared[0].name: _by_column(rows, declared[0])}
     keys = rows[0].keys()
@@ -136,18 +161,43 @@ def _by_input(rows: list[Any], declared: Sequence[InputSpec]) -> dict[str, Array
     return {key: to_array([row[key] for row in rows], f"input {key[:100]!r}", datatypes.get(key)) for key in keys}
 
 
+def _by_place(rows: list[list[Any]], declared: Sequence[InputSpec]) -> dict[str, Array]:
+    """Read rows that are lists of one value for each input, in their order."""
+    for number, row in enumerate(rows):
+        if len(row) != len(declared):
+            names = ", ".join(spec.name for spec in declared)
+            raise InvalidRequest(
+                f"instance {number}: expected a list of {len(declared)} values ({names}), got {len(row)}"
+            )
+    return {
+        spec.name: to_array(list(values), f"input {spec.name!r}", spec.datatype)
+        for spec, values in zip(declared, zip(*rows, strict=True), strict=True)
+    }
+
+
 def _by_column(rows: list[dict[str, Any]], spec: InputSpec) -> Array:
     columns = set(spec.columns)
     for number, row in enumerate(rows):
-        if row.keys() == columns:
-            continue
-        if missing := [column for column in spec.columns if column not in row]:
-            raise InvalidRequest(f"instance {number}: column {missing[0]!r} is missing")
-        unknown = next(key for key in row if key not in columns)
-        raise InvalidRequest(
-            f"instance {number}: column {unknown[:100]!r} is unknown; the model takes {', '.join(spec.columns)}"
-        )
-    return to_array([[row[column] for column in spec.columns] for row in rows], "instances", spec.datatype)
+        if row.keys() != columns:
+            where = f"instance {number}: " if len(rows) > 1 else ""
+            raise InvalidRequest(where + misnamed("column", spec.columns, row))
+    try:
+        return to_array([[row[column] for column in spec.columns] for row in rows], "instances", spec.datatype)
+    except InvalidRequest as error:
+        raise InvalidRequest(_wrong_columns(rows, spec) or str(error)) from error
+
+
+def _wrong_columns(rows: list[dict[str, Any]], spec: InputSpec) -> str:
+    """Say what is wrong with which columns."""
+    wrong = []
+    for column in spec.columns:
+        what = f"column {column!r}"
+        try:
+            check_shape(to_array([row[column] for row in rows], what, spec.datatype), [-1], what)
+        except InvalidRequest as error:
+            wrong.append(str(error))
+    more = f"; and {len(wrong) - MOST_NAMES} more" if len(wrong) > MOST_NAMES else ""
+    return "; ".join(wrong[:MOST_NAMES]) + more
 
 
 def _labelled(array: Array, spec: OutputSpec | None) -> list[Any]:

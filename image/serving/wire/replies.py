@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ import msgspec
 from serving.errors import ServingError
 
 JSON_TYPE = "application/json"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -32,14 +35,15 @@ def json_reply(content: Any, status: int = 200) -> Reply:
     return Reply(msgspec.json.encode(content), status)
 
 
-def refusal(error: ServingError) -> Reply:
-    """Answer with an error's sentence."""
+def refusal(error: ServingError, beside: Mapping[str, Any] = _NOTHING) -> Reply:
+    """Answer with an error's sentence, and what the model's author wants beside it."""
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    return Reply(msgspec.json.encode({"error": str(error)}), error.status, headers=tuple(headers.items()))
+    return Reply(msgspec.json.encode({**beside, "error": str(error)}), error.status, headers=tuple(headers.items()))
 
 
-def crash(request_id: str) -> Reply:
+def crash(request_id: str, beside: Mapping[str, Any] = _NOTHING) -> Reply:
     """Answer where something failed that nobody expected."""
-    return json_reply({"error": f"internal error; the server's log has it under request id {request_id}"}, 500)
+    sentence = f"internal error; the server's log has it under request id {request_id}"
+    return json_reply({**beside, "error": sentence}, 500)

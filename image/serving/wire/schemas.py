@@ -76,11 +76,12 @@ def rows_request(config: ModelConfig) -> Schema:
 
 def short_request(config: ModelConfig) -> Schema:
     """Return the schema of the short forms' requests."""
-    rows = _row_forms(config.inputs)
+    rows, asked = _row_forms(config.inputs), config.question
     one_row = not config.inputs or config.inputs[0].shape[0] in (-1, 1)
     objects = [row for row in rows if row.get("type") == "object"]
-    single = [closed({"instance": either(rows)}), *objects]
-    return either([rows_request(config), *(single if one_row else [])])
+    several, single = rows_request(config), [closed({name: either(rows)}) for name in {"instance": 0, asked.one: 0}]
+    own = [closed({asked.many: several["properties"]["instances"]})] if asked.many != "instances" else []
+    return either([several, *own, *([*single, *objects] if one_row else [])])
 
 
 def form_request(config: ModelConfig) -> Schema:
@@ -155,12 +156,13 @@ def _row(spec: InputSpec | OutputSpec) -> Schema:
 
 
 def _row_forms(inputs: Sequence[InputSpec]) -> list[Schema]:
-    """Return the schemas of what a row may be: a value, an object by input names, an object by columns."""
+    """Return the schemas of a row: a value, a list of all inputs, an object by their names or by columns."""
     if not inputs:
         return [{}]
     by_name = closed({spec.name: _row(spec) for spec in inputs})
     if len(inputs) > 1:
-        return [by_name]
+        in_order = {"type": "array", "prefixItems": [_row(spec) for spec in inputs], "items": False}
+        return [by_name, in_order | {"minItems": len(inputs)}]
     value = element(inputs[0].datatype)
     by_column = [closed(dict.fromkeys(inputs[0].columns, value))] if inputs[0].columns else []
     return [_row(inputs[0]), by_name, *by_column]

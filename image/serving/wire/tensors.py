@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -28,6 +28,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 DEFAULT_INPUT, DEFAULT_OUTPUT = "input", "output"  # the names of what a model does not declare
 MAX_DIMENSIONS = 32  # as many as numpy 1 knows
+MOST_NAMES = 20  # in one sentence
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _KINDS = {"b": "booleans", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "O": "texts"}
 _ACCEPTED = {"b": "b", "u": "iu", "i": "iu", "f": "iuf", "O": "O"}  # kinds of the client's array, by kind of the tensor
@@ -164,15 +165,32 @@ def check_inputs(arrays: dict[str, Array], declared: Sequence[InputSpec]) -> dic
         if spec.shape[0] == -1:
             counts.add(len(array))
     if len(checked) < len(arrays) or len(checked) < len(declared):
-        names = [spec.name for spec in declared]
-        if unknown := [name for name in arrays if name not in names]:
-            raise InvalidRequest(f"input {unknown[0][:100]!r} is unknown; the model takes {', '.join(names)}")
-        missing = next(name for name in names if name not in arrays)
-        raise InvalidRequest(f"input {missing!r} is missing")
+        raise InvalidRequest(misnamed("input", [spec.name for spec in declared], arrays))
     if len(counts) > 1:
         told = ", ".join(f"{name} {len(array)}" for name, array in checked.items())
         raise InvalidRequest(f"inputs have different numbers of rows: {told}")
     return checked
+
+
+def misnamed(kind: str, wanted: Sequence[str], given: Iterable[str]) -> str:
+    """Say which names are missing and which are unknown.
+
+    Args:
+        kind: of what has these names, in the singular.
+        wanted: all that there have to be.
+        given: others.
+    """
+    found, known = list(given), set(wanted)
+    missing, unknown = [name for name in wanted if name not in found], [name for name in found if name not in known]
+    parts = [f"{_listed(kind, missing)} missing"] if missing else []
+    parts += [f"{_listed(kind, unknown)} unknown", f"the model takes {', '.join(wanted)}"] if unknown else []
+    return "; ".join(parts)
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    told = ", ".join(repr(name[:100]) for name in names[:MOST_NAMES])
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{kind} {told} is" if len(names) == 1 else f"{kind}s {told}{more} are"
 
 
 def _flatten(data: object, what: str) -> tuple[list[Any], set[type], list[int]]:
