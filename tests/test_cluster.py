@@ -10,16 +10,13 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
-import urllib3
 
 from tests.cluster import (
     BUCKET,
@@ -33,27 +30,12 @@ from tests.cluster import (
     values_for_the_bucket,
     wait_until,
 )
+from tests.cluster_client import Client, vector, word_table
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # gigabytes, on whatever machine
 
 HOST = "models.example.com"
-WORDS = 430_000  # of 620 float32 numbers each: a little over 1 GiB as a pickle
-WORD_TABLE = """
-import pickle, numpy as np
-table = np.arange({words}, dtype=np.float32)[:, None] * np.float32(0.001) + np.arange(620, dtype=np.float32) + {version}
-model = {{f"word{{i}}": row for i, row in enumerate(table)}}
-with open("model.pkl", "wb") as file:
-    pickle.dump(model, file, protocol=5)
-with open("model.yaml", "w") as file:
-    print("inputs: [{{name: word, datatype: BYTES, shape: [-1]}}]", file=file)
-    print("answer: {{one: vector, many: vectors}}", file=file)
-"""
-
-
-def vector(word: int, version: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return what the word table of a version answers."""
-    start: np.ndarray[Any, np.dtype[np.float32]] = np.float32(word) * np.float32(0.001) + np.arange(620, dtype="f4")
-    return start + np.float32(version)
+WORDS, WIDTH = 430_000, 620  # words, and float32 numbers of each: a little over 1 GiB as a pickle
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +52,12 @@ def author(namespace: Namespace) -> Author:
     author = Author(namespace)
     for version in (1, 2):
         began = time.monotonic()
-        seconds = author.publish(WORD_TABLE.format(words=WORDS, version=version), f"gs://{BUCKET}/words/{version}")
+        seconds = author.publish(word_table(version, WORDS, WIDTH), f"gs://{BUCKET}/words/{version}")
         print(f"\nwords {version}: made and published in {time.monotonic() - began:.1f} s (publish: {seconds:.1f} s)")
-    author.publish(WORD_TABLE.format(words=1000, version=4), f"gs://{BUCKET}/words/damaged")
+    author.publish(word_table(4, 1000, WIDTH), f"gs://{BUCKET}/words/damaged")
     author.damage("words/damaged/model.pkl")
     author.copy({"model.pkl": b"cno_such_module.inside\nThing\n."}, f"gs://{BUCKET}/words/unloadable")
-    author.publish(WORD_TABLE.format(words=1000, version=7), f"gs://{BUCKET}/words/7")
+    author.publish(word_table(7, 1000, WIDTH), f"gs://{BUCKET}/words/7")
     return author
 
 
@@ -126,24 +108,13 @@ def print_phases(release: Release, version: str, began: float) -> None:
     print(f"\nphases of {version}: " + ", ".join(f"{phase} at {at:.1f} s" for phase, at in seen))
 
 
-def address(release: Release) -> str:
-    """Return the Ingress's address."""
-
-    def assigned() -> str:
-        status = release.namespace.get("ingress", release.full)["status"]
-        ingress = status.get("loadBalancer", {}).get("ingress") or [{}]
-        return str(ingress[0].get("ip", ""))
-
-    return str(wait_until(assigned, "the Ingress to have an address", 60))
-
-
 def ask(release: Release, certificate: Path, word: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Look one word up, with curl, over HTTPS."""
     body = json.dumps({"instance": f"word{word}"})
 
     def answered() -> str | None:
         try:
-            return curl(HOST, address(release), certificate, "/predict", "--data", body)
+            return curl(HOST, release.address(), certificate, "/predict", "--data", body)
         except AssertionError as error:  # routes and certificates take a second or two to reach the Ingress
             refused.append(str(error))
             return None
@@ -151,57 +122,6 @@ def ask(release: Release, certificate: Path, word: int) -> np.ndarray[Any, np.dt
     refused: list[str] = []
     text = wait_until(answered, "an answer over HTTPS", 60, lambda: refused[-1])
     return np.asarray(json.loads(text)["vector"], dtype=np.float32)
-
-
-class Client:
-    """Asks all the time over kept-alive connections, and counts what comes back, by status and version."""
-
-    def __init__(self, release: Release, certificate: Path, connections: int = 4) -> None:
-        self.counts: Counter[str] = Counter()
-        self._address, self._certificate, self._end = address(release), str(certificate), threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(connections)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, number: int) -> None:
-        # By address, because DNS need not know the host; one connection, kept alive, and nothing is tried twice.
-        connection = urllib3.HTTPSConnectionPool(
-            self._address, ca_certs=self._certificate, server_hostname=HOST, assert_hostname=HOST, retries=False
-        )
-        with connection:
-            word = number
-            while not self._end.is_set():
-                word = (word * 31 + 7) % 1000
-                self.counts[self._once(connection, word)] += 1
-                time.sleep(0.02 if number else 0.7)  # one client pauses: its connection idles across a swap
-
-    def _once(self, connection: urllib3.HTTPSConnectionPool, word: int) -> str:
-        try:
-            answer = connection.request(
-                "POST", "/predict", json={"instance": f"word{word}"}, headers={"Host": HOST}, timeout=30
-            )
-        except urllib3.exceptions.HTTPError as error:
-            return f"failed: {error}"
-        if answer.status != 200:
-            return f"failed: {answer.status} {answer.data[:100]!r}"
-        got = np.asarray(answer.json()["vector"], dtype=np.float32)
-        for version in (1, 2, 7):
-            if np.allclose(got, vector(word, version), atol=1e-3):
-                return f"version {version}"
-        return f"wrong answer for word{word}"
-
-    @property
-    def failed(self) -> dict[str, int]:
-        """Everything that was no right answer of some version."""
-        return {what: count for what, count in self.counts.items() if not what.startswith("version")}
 
 
 def ensure(release: Release, version: str) -> None:
@@ -216,7 +136,7 @@ def ensure(release: Release, version: str) -> None:
 def test_a_gigabyte_in_a_bucket_answers_over_https(release: Release, certificate: Path) -> None:
     """After `helm install`, curl through the Ingress with TLS gets the right vector."""
     ensure(release, "1")
-    assert np.allclose(ask(release, certificate, 123_456), vector(123_456, 1), atol=1e-3)
+    assert np.allclose(ask(release, certificate, 123_456), vector(123_456, 1, WIDTH), atol=1e-3)
     size = run(
         "kubectl",
         "-n",
@@ -242,7 +162,7 @@ def test_an_upgrade_swaps_the_model_in_the_same_pod_without_a_failed_request(
     """A client keeps asking over kept-alive connections; answers go from 1 to 2, and back without a byte moved."""
     ensure(release, "1")
     pod = release.server_pod()["metadata"]
-    with Client(release, certificate) as client:
+    with Client.outside(release, HOST, certificate, WIDTH) as client:
         time.sleep(2)
         began = time.monotonic()
         release.upgrade("words", "2")
@@ -281,7 +201,7 @@ def test_a_bad_version_never_takes_the_good_one_away(
 ) -> None:
     """A bad version is explained in one sentence while version 1 answers, and the next good one just goes in."""
     ensure(release, "1")
-    with Client(release, certificate, connections=2) as client:
+    with Client.outside(release, HOST, certificate, WIDTH, connections=2) as client:
         release.upgrade("words", version)
         job = release.wait_for_job(condition)
         state = release.wait_for(version, "failed", 120)
@@ -300,7 +220,9 @@ def test_a_bad_version_never_takes_the_good_one_away(
         release.wait_for("7", "ready")
     assert client.failed == {}
     # The Ingress may have an idle connection to the old generation yet, which answers once more on each.
-    wait_until(lambda: np.allclose(ask(release, certificate, 5), vector(5, 7), atol=1e-3), "version 7 to answer", 30)
+    wait_until(
+        lambda: np.allclose(ask(release, certificate, 5), vector(5, 7, WIDTH), atol=1e-3), "version 7 to answer", 30
+    )
 
 
 def test_a_deleted_server_pod_comes_back_without_a_sync(release: Release, certificate: Path) -> None:
@@ -313,7 +235,7 @@ def test_a_deleted_server_pod_comes_back_without_a_sync(release: Release, certif
     release.namespace.kubectl("delete", "pod", gone)
     release.namespace.kubectl("rollout", "status", f"deployment/{release.full}", "--timeout=180s")
     assert release.server_pod()["metadata"]["name"] != gone
-    assert np.allclose(ask(release, certificate, 99), vector(99, 1), atol=1e-3)
+    assert np.allclose(ask(release, certificate, 99), vector(99, 1, WIDTH), atol=1e-3)
     assert {pod["metadata"]["name"] for pod in release.namespace.get("pods", "--selector", selector)["items"]} == before
 
 
@@ -435,8 +357,8 @@ def test_values_gke_answers_https_through_googles_load_balancer(author: Author) 
     expected = run(
         "kubectl", "get", "configmap", "--namespace", "gce", "addresses", "--output", "jsonpath={.data.pantry-ip}"
     )
-    assert address(release) == expected
-    assert np.allclose(ask(release, certificate, 77), vector(77, 1), atol=1e-3)
+    assert release.address() == expected
+    assert np.allclose(ask(release, certificate, 77), vector(77, 1, WIDTH), atol=1e-3)
     server = release.server_pod()["spec"]["nodeName"]
     labels = json.loads(run("kubectl", "get", "node", server, "--output", "json"))["metadata"]["labels"]
     assert labels["cloud.google.com/gke-nodepool"] == "highmem"
