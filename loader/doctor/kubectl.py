@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from loader.doctor.backends import health_check
-from loader.doctor.pods import containers
+from loader.doctor.pods import server_runs
 from loader.doctor.snapshot import INSTANCE, NAME, Inside, Object, Snapshot, condition, name_of, one_line
 from loader.errors import ReleaseUnreadable
 from loader.status import Server
@@ -112,7 +112,7 @@ def _with_inside(kubectl: _Kubectl, world: Snapshot) -> Snapshot:
     """Ask each server that runs for its status, and for what the load balancer's health check would get."""
     unread, inside = dict(world.unread), {}
     for pod in world.pods():
-        if not any(c["name"] == "server" and "running" in (c.get("state") or {}) for c in containers(pod)):
+        if not server_runs(pod):
             continue
         execute = ("exec", name_of(pod), "--container", "server", "--")
         said, why = kubectl.output(*execute, "pantry", "status", "--json", f"http://127.0.0.1:{_admin_port(pod)}")

@@ -9,7 +9,7 @@ from loader.bundle.errors import ModelsInvalid
 from loader.bundle.models import parse_models
 from loader.doctor import sync
 from loader.doctor.finding import Finding, problem, warning
-from loader.doctor.pods import containers
+from loader.doctor.pods import server_runs
 from loader.doctor.snapshot import Object, Snapshot, annotated, duration, is_ready, name_of, one_line, where
 from loader.report import human_bytes
 from loader.status import Model, Server
@@ -24,7 +24,7 @@ def findings(world: Snapshot) -> Iterator[Finding]:
         inside = world.inside.get(name_of(pod))
         if inside and inside.server:
             yield from _server(world, pod, inside.server)
-        elif _runs(pod) and not is_ready(pod):
+        elif server_runs(pod) and not is_ready(pod):
             say = problem if world.age(pod) > _SOON else warning
             said = next(world.warnings(pod, "Unhealthy"), "no model answers yet")
             yield say(
@@ -85,7 +85,3 @@ def _desired(world: Snapshot, pod: Object) -> dict[str, str]:
         return {spec.name: spec.version for spec in parse_models(text)} if text else {}
     except ModelsInvalid:  # the server says so itself, better
         return {}
-
-
-def _runs(pod: Object) -> bool:
-    return any(c["name"] == "server" and "running" in (c.get("state") or {}) for c in containers(pod))

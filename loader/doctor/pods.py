@@ -170,6 +170,11 @@ def containers(pod: Object) -> list[Object]:
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
+def server_runs(pod: Object) -> bool:
+    """Tell whether a pod's server can be asked, ready or not."""
+    return any(c["name"] == "server" and "running" in (c.get("state") or {}) for c in containers(pod))
+
+
 def last_words(terminated: Object) -> str:
     """Return the sentence that a container ended with: our commands report in JSON lines, and the last says why."""
     lines = (terminated.get("message") or "").strip().splitlines()

@@ -16,9 +16,8 @@ Object = dict[str, Any]
 
 NAME, INSTANCE, COMPONENT = (f"app.kubernetes.io/{label}" for label in ("name", "instance", "component"))
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-RECENT = timedelta(
-    minutes=20
-)  # longer than controllers pause between two tries; older ones may be of what is put right
+# Longer than controllers pause between two tries; older events may be of what is put right.
+RECENT = timedelta(minutes=20)
 
 
 @dataclass(frozen=True)

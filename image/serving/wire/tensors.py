@@ -180,7 +180,7 @@ def misnamed(kind: str, wanted: Sequence[str], given: Iterable[str]) -> str:
         wanted: all that there have to be.
         given: others.
     """
-    found, known = list(given), set(wanted)
+    found, known = dict.fromkeys(given), set(wanted)
     missing, unknown = [name for name in wanted if name not in found], [name for name in found if name not in known]
     parts = [f"{_listed(kind, missing)} missing"] if missing else []
     parts += [f"{_listed(kind, unknown)} unknown", f"the model takes {', '.join(wanted)}"] if unknown else []
