@@ -33,6 +33,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -101,7 +102,7 @@ def main() -> None:
             print(f"  a new model    {failed} of {asked} requests failed; longest time without an answer {gap:.1f} s")
 
 
-class Service:
+class Service(ABC):
     """One of the two, of one example; a subclass says how it is made and started."""
 
     def __init__(self, name: str, home: Path, build: list[str]) -> None:
@@ -115,11 +116,13 @@ class Service:
         for secret in ("signing-secret", "tokens"):
             (home / secret).write_text(secrets.token_hex(32))
 
+    @abstractmethod
     def start(self) -> None:
-        raise NotImplementedError
+        """Start it, with the first version."""
 
+    @abstractmethod
     def swap(self) -> None:
-        raise NotImplementedError
+        """Bring the second version in."""
 
     def launch(self, command: list[str], **environment: str) -> None:
         with (self.home / "log").open("ab") as log:
