@@ -13,6 +13,11 @@
 {{- if and .Values.canary.enabled (not .Values.canary.promote) }}yes{{ end }}
 {{- end }}
 
+{{/* Their names, with blanks between: `range splitList " " (include "pantry.tracks" .)`. */}}
+{{- define "pantry.tracks" -}}
+stable{{ if include "pantry.hasCanary" . }} canary{{ end }}
+{{- end }}
+
 {{/* Whether a Gateway shares requests out by percent. Where none was named, pods do, with a Gateway too: a track that is not ready gets nothing then. */}}
 {{- define "pantry.hasWeight" -}}
 {{- if and .Values.gateway.enabled (include "pantry.hasCanary" .) (not (kindIs "invalid" .Values.canary.weight)) }}yes{{ end }}

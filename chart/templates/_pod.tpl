@@ -24,16 +24,12 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* The reference of an image: of `image`, or of `sync.image`, whose repository is the same unless it says so. Called with (list $ image). */}}
 {{- define "pantry.image" -}}
-{{- with .Values.image }}
-{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ include "pantry.text" .tag | default $.Chart.AppVersion }}{{ end }}
-{{- end }}
-{{- end }}
-
-{{- define "pantry.sync.image" -}}
-{{- $repository := .Values.sync.image.repository | default .Values.image.repository }}
-{{- with .Values.sync.image }}
-{{- if .digest }}{{ $repository }}@{{ .digest }}{{ else }}{{ $repository }}:{{ include "pantry.text" .tag | default $.Chart.AppVersion }}{{ end }}
+{{- $root := index . 0 }}
+{{- $repository := (index . 1).repository | default $root.Values.image.repository }}
+{{- with index . 1 }}
+{{- if .digest }}{{ $repository }}@{{ .digest }}{{ else }}{{ $repository }}:{{ include "pantry.text" .tag | default $root.Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- end }}
 

@@ -46,7 +46,7 @@ spec:
   terminationGracePeriodSeconds: {{ add (include "pantry.drainingSeconds" .) 15 }}
   {{- if $ephemeral }}
   initContainers:
-  - {{- include "pantry.sync.container" (list . (include "pantry.image" .) 1) | nindent 4 }}
+  - {{- include "pantry.sync.container" (list . (include "pantry.image" (list . .Values.image)) 1) | nindent 4 }}
   {{- end }}
   containers:
   - {{- include "pantry.server.container" . | nindent 4 }}
@@ -110,7 +110,7 @@ persistentVolumeClaim: {claimName: {{ include "pantry.claim" . }}}
 
 {{- define "pantry.server.container" -}}
 name: server
-{{ include "pantry.container" (list . (include "pantry.image" .)) }}
+{{ include "pantry.container" (list . (include "pantry.image" (list . .Values.image))) }}
 command: [pantry-serve]
 args: [--models, /etc/pantry/models.yaml, --volume, /mnt/models, --bind, "0.0.0.0:8080", --admin, "0.0.0.0:8081"]
 env:

@@ -49,7 +49,7 @@ template:
     tolerations: {{- toYaml . | nindent 4 }}
     {{- end }}
     containers:
-    - {{- include "pantry.sync.container" (list . (include "pantry.sync.image" .) (ternary .Values.sync.retain (add .Values.sync.retain 1) $stable)) | nindent 6 }}
+    - {{- include "pantry.sync.container" (list . (include "pantry.image" (list . .Values.sync.image)) (ternary .Values.sync.retain (add .Values.sync.retain 1) $stable)) | nindent 6 }}
     volumes:
     - name: models
       persistentVolumeClaim: {claimName: {{ include "pantry.claim" . }}}
@@ -115,4 +115,23 @@ volumeMounts:
 {{- with .Values.sync.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* Of the one claim, or of each pod's. */}}
+{{- define "pantry.claim.spec" -}}
+accessModes: [{{ ternary "ReadWriteMany" "ReadWriteOnce" (eq .Values.storage.mode "shared") }}]
+{{- with .Values.storage.storageClassName }}
+storageClassName: {{ . }}
+{{- end }}
+resources:
+  requests: {storage: {{ include "pantry.text" .Values.storage.size | quote }}}
+{{- end }}
+
+{{/* What whoever syncs may reach: names, and the rest. */}}
+{{- define "pantry.sync.egress" -}}
+{{- $rules := .Values.networkPolicy.sync.egress }}
+{{- with .Values.networkPolicy.sync.dns }}
+{{- $rules = prepend $rules (dict "to" . "ports" (list (dict "port" 53 "protocol" "UDP") (dict "port" 53 "protocol" "TCP"))) }}
+{{- end }}
+{{- toYaml $rules }}
 {{- end }}
