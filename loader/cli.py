@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         _add_keys(command)
         if name == "sync":
             command.add_argument("--pack", action="store_true", help="pack pickles that came unpacked")
+            command.add_argument(
+                "--access",
+                action="append",
+                default=[],
+                metavar="NAME=URI",
+                help="bring the object URI to DIR/.access/NAME, for a server that may read no bucket; repeatable",
+            )
 
     command = add("pack", _pack, "derive the form of a model's pickles that loads fast")
     command.add_argument("directory", type=Path, metavar="DIR", help="holds model.pkl …; the result goes to DIR/.pack")
@@ -116,10 +123,13 @@ def _publish(options: argparse.Namespace, report: Report) -> bool:
 
 
 def _sync(options: argparse.Namespace, report: Report) -> bool:
+    from loader.access import AccessFile, bring_all
     from loader.sync import sync_all
 
-    specs = load_models(options.models)
-    return sync_all(specs, options.volume, options.retain, report, _keys(options), pack=options.pack)
+    specs, keys = load_models(options.models), _keys(options)
+    access = [AccessFile.parse(text) for text in options.access]
+    admitted = bring_all(access, options.volume, report)  # first: no model should be there before those who may ask it
+    return sync_all(specs, options.volume, options.retain, report, keys, pack=options.pack) and admitted
 
 
 def _plan(options: argparse.Namespace, report: Report) -> bool:

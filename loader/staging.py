@@ -172,7 +172,7 @@ def commit(
             file.write(manifest)
             file.flush()
             os.fsync(file.fileno())
-        _sync_directory(staging)
+        sync_directory(staging)
         try:
             staging.rename(final)
         except OSError:
@@ -182,8 +182,8 @@ def commit(
             if there.manifest != Manifest.decode(manifest, "the manifest"):
                 raise Immutable(f"{final} was made by another sync with other content") from None
             shutil.rmtree(staging, ignore_errors=True)
-        _sync_directory(final.parent)
-        _sync_directory(root)
+        sync_directory(final.parent)
+        sync_directory(root)
 
 
 def prune(root: Path, model: str, desired: str, retain: int) -> list[str]:
@@ -283,7 +283,8 @@ def _flush(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

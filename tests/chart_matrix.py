@@ -104,6 +104,7 @@ CHOICES: dict[str, dict[str, Values]] = {
         "off": {},
         "tokens": {"access.mode": "tokens", "access.secretName": "theirs"},
         "users": {"access.mode": "users", "access.secretName": "theirs"},
+        "synced": {"access.mode": "tokens", "access.storageUris": {"tokens": "gs://bucket/tokens"}},
     },
     "monitoring": {
         "off": {},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.helm import environment, one, read, render
+from tests.helm import container, environment, one, read, render
 from tests.serve import Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,24 @@ class Example:
         """Desire a version and sync it to the server's volume; options are of `pantry sync`, such as --public-key."""
         server.desire({"name": self.name, "version": version, "storageUri": self.uri(version)})
         models = server.volume.parent / "models.yaml"
-        run("-m", "loader.cli", "sync", "--models", str(models), "--volume", str(server.volume), *options)
+        run(
+            "-m",
+            "loader.cli",
+            "sync",
+            "--models",
+            str(models),
+            "--volume",
+            str(server.volume),
+            *self.access(),
+            *options,
+        )
+
+    def access(self) -> list[str]:
+        """The arguments that bring who may ask, where the values name objects of a bucket: it is the example's own."""
+        jobs = [thing for thing in self.objects() if thing["kind"] == "Job"]
+        arguments = [argument for job in jobs for argument in container(job["spec"]["template"])["args"]]
+        bucket = f"=file://{self.home}/bucket/"
+        return [re.sub("=gs://[^/]+/", bucket, text) for text in arguments if text.startswith("--access=")]
 
     def start(self, server: Server, secrets: Path | None = None, **settings: str | int) -> None:
         """Start a server as the chart does with the example's values, and wait for the model.
@@ -65,17 +83,19 @@ class Example:
             secrets: a directory with the keys of the Secret that the values name, as files.
             settings: others than those of the values: PANTRY_… in lower case.
         """
-        server.start(**{**self.settings(secrets), "drain_seconds": 4, **settings})
+        server.start(**{**self.settings(server, secrets), "drain_seconds": 4, **settings})
         server.wait_for(self.name, "ready")
 
-    def settings(self, secrets: Path | None = None) -> dict[str, str | int]:
+    def settings(self, server: Server, secrets: Path | None = None) -> dict[str, str | int]:
         """The settings that the chart gives the server of this example: PANTRY_… in lower case."""
-        found: dict[str, str | int] = {}
-        for name, value in environment(one(self.objects(), "Deployment")["spec"]["template"]).items():
-            is_secret = secrets is not None and value.startswith("/etc/pantry-access/")
-            if name.startswith("PANTRY_"):
-                found[name.removeprefix("PANTRY_").lower()] = f"{secrets}/{Path(value).name}" if is_secret else value
-        return found
+        environ = environment(one(self.objects(), "Deployment")["spec"]["template"])
+        return {
+            name.removeprefix("PANTRY_").lower(): value.replace("/mnt/models", str(server.volume)).replace(
+                "/etc/pantry-access", str(secrets)
+            )
+            for name, value in environ.items()
+            if name.startswith("PANTRY_")
+        }
 
     def objects(self) -> list[dict[str, Any]]:
         """What the chart makes of the example's values."""

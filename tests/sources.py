@@ -126,6 +126,12 @@ class MemorySource:
                 for name, data in self.objects.items()
             ]
 
+    def find(self, name: str) -> StoredObject:
+        found = [stored for stored in self.list() if stored.name == name]
+        if not found:
+            raise ObjectNotFound(f"{self.uri}: {name}: not found")
+        return found[0]
+
     @contextlib.contextmanager
     def open(self, stored: StoredObject, start: int, end: int) -> Iterator[Body]:
         yield MemoryBody(self._read(stored, start, end))

@@ -67,7 +67,7 @@ ARROWS = {
     "sight": set(),
     "page": set(),
     "access": {"sight"},
-    "supervise": {"sight"},
+    "supervise": {"access", "sight"},
     "wire": {"page"},
     "models": {"sight", "wire"},
     "http": {"access", "models", "page", "sight", "wire"},

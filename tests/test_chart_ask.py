@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,9 +162,14 @@ def test_it_shows_the_first_token(service: Service, tmp_path: Path) -> None:
     assert {token for _, _, token in service.asked} == {"Bearer first"}
 
 
-def test_it_has_no_password(service: Service) -> None:
-    """With access.mode users a model that asks who is there counts as served."""
+@pytest.mark.parametrize(
+    "access",
+    [{"mode": "users", "secretName": "mine"}, {"mode": "tokens", "storageUris": {"tokens": "gs://bucket/tokens"}}],
+    ids=["users", "tokens-of-the-bucket"],
+)
+def test_it_has_no_password(service: Service, access: dict[str, Any]) -> None:
+    """Where it has nothing to show, a model that asks who is there counts as served."""
     service.answers |= {"/v2/models/digits": (401, "log in"), "/v2/models/faces": (401, "log in")}
-    done = helm_test(service.url, {"access": {"mode": "users", "secretName": "mine"}})
+    done = helm_test(service.url, {"access": access})
     assert done.returncode == 0
     assert "digits: asks who is there, so its version is not compared" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,36 @@ def test_who_may_ask_is_in_a_secret_of_ones_own(mode: str, variables: dict[str, 
     assert mount == {"name": "access", "mountPath": "/etc/pantry-access", "readOnly": True}
     assert variables.items() <= helm.environment(pod).items()
     assert "Secret" not in helm.kinds(objects)
+
+
+ACCESS: dict[str, Any] = {"mode": "users", "storageUris": {"users": "gs://b/people", "signing-secret": "gs://b/secret"}}
+
+
+@pytest.mark.parametrize("mode", ["disk", "shared", "ephemeral"])
+def test_who_may_ask_may_come_from_the_bucket(mode: str) -> None:
+    """The sync brings it to the volume, under names of this release; the server waits for it, and reads it there."""
+    objects = render({"access": ACCESS, "storage": {"mode": mode, "storageClassName": "rwx"}})
+    pod = server(objects)
+    (sync,) = [
+        container for each in helm.pods(objects) for container in helm.containers(each) if container["name"] == "sync"
+    ]
+    files = {"USERS": "digits-pantry-users", "SIGNING_SECRET": "digits-pantry-signing-secret"}
+    uris = dict(zip(files.values(), ("gs://b/people", "gs://b/secret"), strict=True))
+    assert {f"--access={name}={uri}" for name, uri in uris.items()} <= set(sync["args"])
+    assert {
+        "PANTRY_ACCESS": "users",
+        "PANTRY_ACCESS_FILES": "synced",
+        **{f"PANTRY_{key}_FILE": f"/mnt/models/.access/{name}" for key, name in files.items()},
+    }.items() <= helm.environment(pod).items()
+    assert "access" not in helm.volumes(pod)
+
+
+def test_other_users_in_the_bucket_restart_no_pod() -> None:
+    """A Job brings them; the server follows the file."""
+    other = {**ACCESS, "storageUris": {**ACCESS["storageUris"], "users": "gs://b/people-2"}}
+    before, after = render({"access": ACCESS}), render({"access": other})
+    assert server(before) == server(after)
+    assert helm.one(before, "Job")["metadata"]["name"] != helm.one(after, "Job")["metadata"]["name"]
 
 
 def test_nobody_has_to_show_anything_by_default() -> None:

@@ -99,7 +99,26 @@ CONTRADICTIONS: list[tuple[helm.Values, str]] = [
         {"access.mode": "tokens"},
         "access.mode is tokens, but there is no access.secretName: name a Secret with the key tok",
     ),
-    ({"access.mode": "users"}, "name a Secret with the keys users and signing-secret."),
+    (
+        {"access.mode": "users"},
+        "name a Secret with the keys signing-secret and users, or objects of a bucket by access.storageUris.",
+    ),
+    (
+        {"access": {"mode": "tokens", "secretName": "a", "storageUris": {"tokens": "gs://b/tokens"}}},
+        "access.secretName and access.storageUris both say who may ask: keep one.",
+    ),
+    (
+        {"access": {"mode": "users", "storageUris": {"users": "gs://b/users"}}},
+        "access.storageUris has users, but access.mode users takes the keys signing-secret and users.",
+    ),
+    (
+        {"access": {"mode": "tokens", "storageUris": {"tokens": "gs://bucket"}}},
+        'access.storageUris.tokens is "gs://bucket": write gs://BUCKET/OBJECT',
+    ),
+    (
+        {"access": {"mode": "tokens", "storageUris": {"tokens": "gs://b/t"}}, **CUSTOM},
+        "access.storageUris wants a sync, and storage.mode custom has none: use access.secretName.",
+    ),
     (
         HTTPS,
         "set ingress.tls.secretName or ingress.tls.clusterIssuer (or gke.preSharedCerts or gke.managedCertificate on G",

@@ -58,7 +58,7 @@ def mode_of(values: Values) -> str:
 
 def tells(name: str, value: str) -> bool:
     """Whether a variable has a credential: by its name, unless it only says where or how long; or by its look."""
-    harmless = name.endswith(("_FILE", "_SECONDS")) and re.fullmatch(r"/[-\w/]+|\d+", value)
+    harmless = name.endswith(("_FILE", "_SECONDS")) and re.fullmatch(r"/[-.\w/]+|\d+", value)
     return bool(CREDENTIAL_VALUE.search(value) or (value and CREDENTIAL_NAME.search(name) and not harmless))
 
 

@@ -103,7 +103,7 @@ def test_what_is_no_row_is_an_error_in_the_same_form(served: Server, body: str) 
 
 def test_five_workers_share_one_copy(served: Server, boston: Example) -> None:
     """/metrics tells of five workers, which together take little more than one process would."""
-    assert boston.settings()["workers"] == "5"
+    assert boston.settings(served)["workers"] == "5"
 
     def told() -> dict[str, float] | None:
         found = {

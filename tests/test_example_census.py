@@ -35,9 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 @pytest.fixture(scope="module", name="secrets")
 def secret(census: Example) -> Path:
-    """The keys of the Secret, made as values.yaml says."""
-    folder = census.home / "secrets"
-    folder.mkdir()
+    """Users and signing secret, made as values.yaml says, in the bucket."""
+    folder = census.home / "bucket/census"
     hashed = subprocess.run(
         [sys.executable, "-m", "serving.cli", "hash-password", USER],
         input=PASSWORD,
@@ -62,8 +61,12 @@ def serving(census: Example, secrets: Path) -> Iterator[list[Server]]:
         server.volume = servers[0].volume
     for server in servers:
         census.sync(server)
+    assert sorted(path.name for path in (servers[0].volume / ".access").iterdir()) == [
+        "census-pantry-signing-secret",
+        "census-pantry-users",
+    ]
     for server in servers:
-        census.start(server, secrets)
+        census.start(server)
     yield servers
     for server in servers:
         server.stop()

@@ -59,7 +59,7 @@ def serving(example: Example) -> Iterator[Server]:
     """Started before its model is there, as in a cluster; it serves as values.yaml says, with two workers."""
     server = example.server()
     server.desire({"name": "skipthoughts", "version": "1", "storageUri": example.uri("1")})
-    server.start(**{**example.settings(), "workers": 2, "drain_seconds": 4})
+    server.start(**{**example.settings(server), "workers": 2, "drain_seconds": 4})
     early = wait_until(lambda: requests.get(f"{server.url}/healthz", timeout=5), "an answer")
     assert (early.status_code, list(early.json())) == (503, ["error"])
     example.sync(server)

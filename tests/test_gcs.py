@@ -25,7 +25,7 @@ from loader.bundle.errors import DigestMismatch, ManifestInvalid
 from loader.errors import Immutable, ObjectNotFound, SourceError, SourceUnavailable
 from loader.publish import publish
 from loader.report import Report
-from loader.sources import StoredObject
+from loader.sources import StoredObject, open_object, read_whole
 from loader.sources.gcs import GcsSource
 from loader.sync import sync
 from loader.transfer import fetch
@@ -198,6 +198,18 @@ def test_listing(bucket: storage.Bucket) -> None:
         name: (len(data), crc32c(data)) for name, data in FILES.items()
     }
     assert all(item.generation.isdigit() for item in listed)
+
+
+def test_one_object(bucket: storage.Bucket) -> None:
+    """It is found by its name alone, beside names that begin alike; what is not there is named."""
+    uri = put(bucket, {**FILES, "empty1": b"x"})
+    for name, data in FILES.items():
+        source, short = open_object(f"{uri}/{name}")
+        found = source.find(short)
+        assert (found.name, read_whole(source, found)) == (short, data)
+    source, _ = open_object(f"{uri}/model.pk")
+    with pytest.raises(ObjectNotFound, match="model.pk"):
+        source.find("model.pk")
 
 
 def test_read_ranges(bucket: storage.Bucket) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from cryptography import x509
@@ -40,7 +40,7 @@ from loader.errors import (
 from loader.publish import publish
 from loader.report import Report
 from loader.signatures.keys import load_private_key, load_public_keys
-from loader.sources import StoredObject, open_source
+from loader.sources import StoredObject, open_object, open_source, read_whole
 from loader.sync import sync
 from tests.sources import (
     assets_on,
@@ -233,6 +233,20 @@ def test_listing_of_a_signed_bundle(web: Web) -> None:
     assert StoredObject("model.sig", 9, "") in open_source(web.uri).list()
     web.denies = {"model.sig"}
     assert "model.sig" not in {item.name for item in open_source(web.uri).list()}
+
+
+def test_one_object(web: Web) -> None:
+    """It is found by its name alone, beside names that begin alike; what is not there is named."""
+    uri, web.files = web.uri, FILES
+    for name, data in FILES.items():
+        if not data:
+            continue  # its byte 0, by which a file is looked up, is not there
+        source, short = open_object(f"{uri}/{quote(name)}")
+        found = source.find(short)
+        assert (found.name, read_whole(source, found)) == (short, data)
+    source, _ = open_object(f"{uri}/model.pk")
+    with pytest.raises(ObjectNotFound, match="model.pk"):
+        source.find("model.pk")
 
 
 def test_read_ranges(web: Web) -> None:

@@ -393,7 +393,7 @@ def test_status_as_a_table(server: Server) -> None:
 def test_the_table_tells_what_is_wrong_with_models_yaml() -> None:
     """The problem has a line of its own, as in the JSON form."""
     state = ServerState(False, (ModelState("m", "1", Phase.WAITING),), "line 3: no name")
-    assert table(state).splitlines()[-1] == "models.yaml: line 3: no name"
+    assert table(state).splitlines()[-1] == "line 3: no name"
     assert table(state).startswith("not ready")
 
 

@@ -27,7 +27,7 @@ from loader.bundle.bundle import Bundle
 from loader.errors import AccessDenied, Immutable, LoaderError, ObjectNotFound, SourceError, SourceUnavailable
 from loader.publish import publish
 from loader.report import Report
-from loader.sources import open_source, s3
+from loader.sources import open_object, open_source, read_whole, s3
 from loader.sources.s3 import S3Source
 from loader.sync import sync
 from tests.sources import (
@@ -211,6 +211,18 @@ def test_listing_of_many_pages(bucket: str) -> None:
     for name in names:
         s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket, f"m/1/{name}", b"x")
     assert [item.name for item in S3Source(bucket, "m/1").list()] == names
+
+
+def test_one_object(put: Put) -> None:
+    """It is found by its name alone, beside names that begin alike; what is not there is named."""
+    uri = put({**FILES, "empty1": b"x"})
+    for name, data in FILES.items():
+        source, short = open_object(f"{uri}/{name}")
+        found = source.find(short)
+        assert (found.name, read_whole(source, found)) == (short, data)
+    source, _ = open_object(f"{uri}/model.pk")
+    with pytest.raises(ObjectNotFound, match="model.pk"):
+        source.find("model.pk")
 
 
 def test_read_ranges(bucket: str, put: Put) -> None:

@@ -1,8 +1,8 @@
 """Asks whether a Service serves the versions it should, and answers: URL NAME=VERSION[,VERSION] [NAME=…].
 
 `helm test` runs it, for up to two minutes, in which a swap that has begun may end. Several versions are those of
-several tracks. With PANTRY_ACCESS=tokens it shows the first token of PANTRY_TOKENS_FILE; with users it has no password,
-so that a model which asks who is there counts as served.
+several tracks. It shows the first token of PANTRY_TOKENS_FILE. With PANTRY_ACCESS it has nothing to show: a model which
+asks who is there counts as served.
 """
 
 import json
@@ -19,8 +19,8 @@ LARGEST_ROW = 100_000  # values; a larger row of zeros says no more, and takes l
 
 
 def token() -> str:
-    """The first token of the file, or nothing where tokens are not asked for."""
-    if os.environ.get("PANTRY_ACCESS") != "tokens":
+    """The first token of the file, or nothing where there is no file."""
+    if "PANTRY_TOKENS_FILE" not in os.environ:
         return ""
     lines = Path(os.environ["PANTRY_TOKENS_FILE"]).read_text().splitlines()
     return next(line.strip() for line in lines if line.strip() and not line.startswith("#"))
@@ -52,7 +52,7 @@ def missing(url: str, model: str) -> str | None:
     """What keeps a model, given as NAME=VERSION[,VERSION], from being served; None when nothing does."""
     name, versions = model.split("=", 1)
     status, body = ask(f"{url}/v2/models/{name}")
-    if status == 401 and os.environ.get("PANTRY_ACCESS") == "users":
+    if status == 401 and "PANTRY_ACCESS" in os.environ:
         print(f"{name}: asks who is there, so its version is not compared")
         return None
     if status != 200:

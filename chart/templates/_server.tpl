@@ -66,7 +66,7 @@ spec:
     configMap: {name: {{ include "pantry.track.name" (list . $track) }}}
     {{- end }}
   {{- end }}
-  {{- if ne .Values.access.mode "off" }}
+  {{- if include "pantry.access.secret" . }}
   {{- include "pantry.access.volume" . | nindent 2 }}
   {{- end }}
   - name: tmp
@@ -148,32 +148,11 @@ resources: {{- include "pantry.resources" . | nindent 2 }}
 volumeMounts:
 - {name: models, mountPath: /mnt/models, readOnly: true} # here, not on the volume: the sync writes it, on a disk from this node
 - {name: desired, mountPath: /etc/pantry, readOnly: true} # the directory, no subPath: updates arrive
-{{- if ne .Values.access.mode "off" }}
+{{- if include "pantry.access.secret" . }}
 - {name: access, mountPath: /etc/pantry-access, readOnly: true}
 {{- end }}
 - {name: tmp, mountPath: /tmp}
 {{- with .Values.server.extraVolumeMounts }}
 {{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{/* Files of the Secret, in the server and, so that it may ask, in `helm test`. */}}
-{{- define "pantry.access.volume" -}}
-- name: access
-  secret: {secretName: {{ .Values.access.secretName }}, defaultMode: 0440}
-{{- end }}
-
-{{- define "pantry.access.env" -}}
-{{- with .Values.access }}
-{{- if ne .mode "off" -}}
-- {name: PANTRY_ACCESS, value: {{ .mode }}}
-{{- if eq .mode "tokens" }}
-- {name: PANTRY_TOKENS_FILE, value: /etc/pantry-access/tokens}
-{{- else }}
-- {name: PANTRY_USERS_FILE, value: /etc/pantry-access/users}
-- {name: PANTRY_SIGNING_SECRET_FILE, value: /etc/pantry-access/signing-secret}
-- {name: PANTRY_TOKEN_SECONDS, value: {{ include "pantry.text" .tokenSeconds | quote }}}
-{{- end }}
-{{- end }}
 {{- end }}
 {{- end }}

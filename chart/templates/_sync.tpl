@@ -92,6 +92,7 @@ args:
 {{- if .Values.sync.pack }}
 - --pack
 {{- end }}
+{{- with include "pantry.access.arguments" . }}{{ . | nindent 0 }}{{ end }}
 env:
 - {name: HOME, value: /tmp}
 {{- with .Values.sync.extraEnv }}{{ include "pantry.env" . | nindent 0 }}{{ end }}

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--volume DIR is required, unless --reload serves directories")
     try:
         settings = settings_from(os.environ)
-        access_from(settings)  # a wrong file of secrets ends the start, not a generation
+        access = access_from(settings)  # a wrong file of secrets ends the start, not a generation
         load_models(options.models)
     except (SettingsInvalid, ModelsInvalid) as error:
         print(f"pantry-serve: {error}", file=sys.stderr)
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     logs.configure()
     set_library_threads(os.environ, settings.workers)  # generations inherit it, before they import what computes
-    Supervisor(options.models, options.volume or Path(), listener, admin, settings, options.reload).run()
+    Supervisor(options.models, options.volume or Path(), listener, admin, settings, access, options.reload).run()
     admin.shutdown()
     admin.server_close()
     return 0

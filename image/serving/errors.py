@@ -7,6 +7,7 @@
   + BodyTooLarge    413     more bytes than the server accepts
   + TooManyAttempts 429     a name was tried with wrong passwords too often
   + TooManyLogins   503     more log in at once than are checked
+  + AccessNotReady  503     nobody can be told from a stranger yet: the files that say who may ask are not there
   + ModelNotReady   503     known, but not loaded yet, or failed: ask again later
   + Overloaded      503     the answer would come too late, so it is not begun: ask again later
   + PredictTimeout  504     it was begun, and did not come in time
@@ -100,6 +101,13 @@ class TooManyLogins(ServingError):
 
     status = 503
     retry_after = 1
+
+
+class AccessNotReady(ServingError):
+    """The files that say who may ask are not there yet."""
+
+    status = 503
+    retry_after = 5
 
 
 class ModelNotReady(ServingError):

@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True):
     memory_limit: int = 0  # bytes for the whole server; 0: what the container's control group and the machine allow
     worker_memory: int = 0  # bytes that a worker may grow by before it is replaced; 0: half the limit, by all workers
     access: Literal["off", "tokens", "users"] = "off"  # who may ask; health is open to all
+    access_files: Literal["present", "synced"] = "present"  # synced: the next three come with the sync; wait for them
     tokens_file: str = ""  # path; the tokens that are valid, one a line
     users_file: str = ""  # path; name:argon2id hash, one a line
     signing_secret_file: str = ""  # path; secrets, one a line: the first signs what /login gives, all verify

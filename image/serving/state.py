@@ -56,7 +56,8 @@ class ServerState(msgspec.Struct, frozen=True, rename="camel"):
     Attributes:
         ready: requests can be answered.
         models: every desired model.
-        problem: what is wrong with models.yaml itself, or "".
+        problem: what is wrong with the server as a whole, or "".
+        models_problem: the part of it that is wrong with models.yaml, or "".
         generation: number of the generation that answers.
         lost_workers: that died and were replaced, in all generations.
         retired_workers: that grew too big and were replaced, in all generations.
@@ -66,6 +67,7 @@ class ServerState(msgspec.Struct, frozen=True, rename="camel"):
     ready: bool
     models: tuple[ModelState, ...]
     problem: str = ""
+    models_problem: str = ""
     generation: int = 0
     lost_workers: int = 0
     retired_workers: int = 0

@@ -4,6 +4,7 @@
     ROOT/MODEL/VERSION/manifest.json         written last
     ROOT/MODEL/.staging/VERSION-…-UNIQUE/    a bundle in the making; never read by a server
     ROOT/MODEL/.status/VERSION.json          how far the sync of that version is (see sync_status)
+    ROOT/.access/NAME                        a file that says who may ask (see loader.access)
 
 No model name and no version starts with a dot, so these never collide.
 """

@@ -6,6 +6,7 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
 
 import msgspec
 
@@ -59,6 +60,15 @@ class Source(Protocol):
             SourceUnavailable: it could not be reached.
         """
 
+    def find(self, name: str) -> StoredObject:
+        """Look one object up.
+
+        Raises:
+            ObjectNotFound: the bucket or the object does not exist.
+            AccessDenied: it may not be looked up.
+            SourceUnavailable: it could not be reached.
+        """
+
     def open(self, stored: StoredObject, start: int, end: int) -> AbstractContextManager[Body]:
         """Open the bytes [start, end) of the listed generation of an object, as stored; start < end.
 
@@ -109,6 +119,17 @@ def open_source(uri: str) -> Source:
         f"storageUri {uri!r} is of no kind that Pantry reads",
         hint="Use gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, https://HOST/FOLDER or file:///DIRECTORY",
     )
+
+
+def open_object(uri: str) -> tuple[Source, str]:
+    """Return the source that holds the object which a URI names, and the object's name in it.
+
+    Raises:
+        UsageError: the URI is of no kind that Pantry reads.
+        AccessDenied: the machine has no identity for this store.
+    """
+    folder, _, name = uri.rpartition("/")
+    return open_source(folder), unquote(name) if folder.startswith("http") else name
 
 
 def read_whole(source: Source, stored: StoredObject) -> bytes:

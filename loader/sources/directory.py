@@ -39,6 +39,15 @@ class DirectorySource:
                         )
             return sorted(found, key=lambda stored: stored.name)
 
+    def find(self, name: str) -> StoredObject:
+        """Look a regular file up; a symbolic link is followed."""
+        path = self.root / name
+        with _translated(path):
+            if path.is_dir():
+                raise ObjectNotFound(f"{path} is a directory, expected a file", hint="Name a file in it")
+            state = path.stat()
+            return StoredObject(name, state.st_size, _generation(state))
+
     @contextlib.contextmanager
     def open(self, stored: StoredObject, start: int, end: int) -> Iterator[Body]:
         """Open the bytes [start, end) of a file that has not changed since it was listed."""

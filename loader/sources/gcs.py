@@ -54,12 +54,13 @@ class GcsSource:
         self._credentials_lock = threading.Lock()
         self._ranges = RangeReader(self._identify, _DENIED)
 
-    def list(self) -> list[StoredObject]:
-        """List all objects below the prefix; "folders", which end in a slash, are left out."""
+    # Before `list`, whose name hides the type below.
+    def _below(self, prefix: str, most: int | None = None) -> list[StoredObject]:
         with self._translated("listing it"):
             pages = self._bucket.client.list_blobs(
                 self._bucket,
-                prefix=self._prefix,
+                prefix=prefix,
+                max_results=most,
                 fields=_FIELDS,
                 timeout=(ranges.CONNECT_SECONDS, ranges.READ_SECONDS),
                 retry=None,
@@ -79,6 +80,17 @@ class GcsSource:
                     hint="Check the storageUri, and what stands between here and the store",
                 ) from error
             return found
+
+    def list(self) -> list[StoredObject]:
+        """List all objects below the prefix; "folders", which end in a slash, are left out."""
+        return self._below(self._prefix)
+
+    def find(self, name: str) -> StoredObject:
+        """Look an object up: the first in a listing of all that begin with its name."""
+        for stored in self._below(self._prefix + name, most=1):
+            if stored.name == name:
+                return stored
+        raise ObjectNotFound(f"{self.uri}/{name}: not found", hint="Check the bucket and the name")
 
     def _stored(self, blob: storage.Blob) -> StoredObject:
         name = blob.name.removeprefix(self._prefix)

@@ -45,7 +45,7 @@ class HttpsSource:
     def list(self) -> list[StoredObject]:
         """List the manifest, its assets, and the signature where there is one."""
         try:
-            manifest = self._look_up(MANIFEST_NAME)
+            manifest = self.find(MANIFEST_NAME)
         except ObjectNotFound as error:
             raise ObjectNotFound(
                 f"{self.uri} has no {MANIFEST_NAME}, and of https:// nothing else says what there is ({error.message})",
@@ -59,7 +59,7 @@ class HttpsSource:
         assets = Manifest.decode(read_whole(self, manifest), f"{self.uri}/{MANIFEST_NAME}").assets
         found = [manifest, *(StoredObject(asset.path, asset.size, "") for asset in assets)]
         with contextlib.suppress(ObjectNotFound, AccessDenied):  # some servers deny what is not there
-            found.append(self._look_up(SIGNATURE_NAME))
+            found.append(self.find(SIGNATURE_NAME))
         return found
 
     @contextlib.contextmanager
@@ -81,8 +81,8 @@ class HttpsSource:
             hint="Publish to gs://, s3:// or file://",
         )
 
-    def _look_up(self, name: str) -> StoredObject:
-        """Return a file with its size, by reading a byte of it: not every server answers HEAD."""
+    def find(self, name: str) -> StoredObject:
+        """Look a file up by reading a byte of it: not every server answers HEAD."""
         with self.open(StoredObject(name, 1, ""), 0, 1) as body:
             body.read(1)
             size = body.headers.get("Content-Range", "/1").rpartition("/")[2].strip()

@@ -62,18 +62,31 @@ class S3Source:
         with self._translated("its client"):
             self._client = _client(os.environ.get("AWS_REGION"))  # the library itself knows only AWS_DEFAULT_REGION
 
-    def list(self) -> list[StoredObject]:
-        """List all objects below the prefix; "folders", which end in a slash, are left out."""
+    # Before `list`, whose name hides the type below.
+    def _below(self, prefix: str, most: int | None = None) -> list[StoredObject]:
         with self._translated("listing it"):
             found: list[StoredObject] = []
             region = None
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"MaxItems": most}
+            )
             for page in pages:
                 found += [self._stored(item) for item in page.get("Contents", ()) if not _is_folder(item)]
                 region = page["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
             if region and region != self._client.meta.region_name:
                 self._client = _client(region)  # a listing is redirected to the bucket's region, a signed URL is not
             return found
+
+    def list(self) -> list[StoredObject]:
+        """List all objects below the prefix; "folders", which end in a slash, are left out."""
+        return self._below(self._prefix)
+
+    def find(self, name: str) -> StoredObject:
+        """Look an object up: the first in a listing of all that begin with its name."""
+        for stored in self._below(self._prefix + name, most=1):
+            if stored.name == name:
+                return stored
+        raise ObjectNotFound(f"{self.uri}/{name}: not found", hint="Check the bucket and the name")
 
     def _stored(self, item: dict[str, Any]) -> StoredObject:
         return StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item.get("ETag", "").strip('"'))

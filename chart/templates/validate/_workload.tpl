@@ -97,7 +97,31 @@
 {{- if and .Values.server.serviceAccount.annotations (ne .Values.storage.mode "custom") }}
 {{- fail (printf "server.serviceAccount.annotations would give the server a cloud identity, which it needs in storage.mode custom alone, and the mode is %s: the sync's are sync.serviceAccount.annotations." .Values.storage.mode) }}
 {{- end }}
-{{- if and (ne .Values.access.mode "off") (not .Values.access.secretName) }}
-{{- fail (printf "access.mode is %s, but there is no access.secretName: name a Secret with the key%s." .Values.access.mode (ternary " tokens" "s users and signing-secret" (eq .Values.access.mode "tokens"))) }}
+{{- if ne .Values.access.mode "off" }}{{ include "pantry.validate.access" . }}{{ end }}
+{{- end }}
+
+{{- define "pantry.validate.access" -}}
+{{- $keys := splitList " " (include "pantry.access.keys" .) }}
+{{- with .Values.access }}
+{{- $words := printf "key%s %s" (ternary "s" "" (eq .mode "users")) (join " and " $keys) }}
+{{- if and (not .secretName) (not .storageUris) }}
+{{- fail (printf "access.mode is %s, but there is no access.secretName: name a Secret with the %s, or objects of a bucket by access.storageUris." .mode $words) }}
+{{- end }}
+{{- if and .secretName .storageUris }}
+{{- fail "access.secretName and access.storageUris both say who may ask: keep one." }}
+{{- end }}
+{{- if .storageUris }}
+{{- if ne (keys .storageUris | sortAlpha | join " ") (join " " $keys) }}
+{{- fail (printf "access.storageUris has %s, but access.mode %s takes the %s." (keys .storageUris | sortAlpha | join ", ") .mode $words) }}
+{{- end }}
+{{- range $key, $uri := .storageUris }}
+{{- if not (regexMatch "^((gs|s3)://[^/\\s]+(/[^/\\s]+)+|https://[^/\\s@?#]+(/[^/\\s?#]+)+|file://(/[^/\\s]+)+)$" $uri) }}
+{{- fail (printf "access.storageUris.%s is %q: write gs://BUCKET/OBJECT, s3://BUCKET/OBJECT, https://HOST/FILE or file:///FILE." $key $uri) }}
+{{- end }}
+{{- end }}
+{{- if eq $.Values.storage.mode "custom" }}
+{{- fail "access.storageUris wants a sync, and storage.mode custom has none: use access.secretName." }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

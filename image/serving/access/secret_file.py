@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from serving.errors import SettingsInvalid
+from serving.errors import AccessNotReady, SettingsInvalid
 from serving.sight.logs import write_event
 
 LOOK_EVERY_SECONDS = 1.0
@@ -26,23 +26,45 @@ class SecretFile(Generic[Content]):
         setting: the variable that names the file, for errors.
         path: of the file.
         parse: makes the content of the lines; raises ValueError, with the number of the line and never its text.
+        late: the file may come, or become good, after the start; until then it has no content.
+
+    Attributes:
+        awaited: why there is no content yet, or "".
 
     Raises:
-        SettingsInvalid: the file is missing, cannot be read, or does not parse.
+        SettingsInvalid: the file is missing, cannot be read, or does not parse, and may not come late.
     """
 
-    def __init__(self, setting: str, path: str, parse: Callable[[Lines], Content]) -> None:
+    def __init__(self, setting: str, path: str, parse: Callable[[Lines], Content], *, late: bool = False) -> None:
         if not path:
             raise SettingsInvalid(f"{setting} is not set, expected the path of a file")
         self._setting, self._path, self._parse = setting, Path(path), parse
         self._lock = threading.Lock()
         self._looked = time.monotonic()
         self._identity = self._identify()
-        self._content = self._read()
+        self._content: Content | None = None
+        self.awaited = ""
+        try:
+            self._content = self._read()
+        except SettingsInvalid as error:
+            if not late:
+                raise
+            self.awaited = str(error)
 
     @property
     def content(self) -> Content:
-        """What the file holds, or held when it was last good. It is looked at once a second at most."""
+        """What the file holds, or held when it was last good. It is looked at once a second at most.
+
+        Raises:
+            AccessNotReady: it has never been good.
+        """
+        self.look()
+        if self._content is None:
+            raise AccessNotReady("nobody may ask yet: the files that say who may are on their way")
+        return self._content
+
+    def look(self) -> None:
+        """Take over what the file holds now, where it has changed; once a second at most."""
         now = time.monotonic()
         if now - self._looked >= LOOK_EVERY_SECONDS and self._lock.acquire(blocking=False):
             try:
@@ -50,7 +72,6 @@ class SecretFile(Generic[Content]):
                 self._refresh()
             finally:
                 self._lock.release()
-        return self._content
 
     def _refresh(self) -> None:
         identity = self._identify()
@@ -60,8 +81,12 @@ class SecretFile(Generic[Content]):
         try:
             self._content = self._read()
         except SettingsInvalid as error:
-            write_event("secrets-kept", reason=f"{error}; what it held before stays valid")
+            if self.awaited:
+                self.awaited = str(error)
+            else:
+                write_event("secrets-kept", reason=f"{error}; what it held before stays valid")
         else:
+            self.awaited = ""
             write_event("secrets-read", setting=self._setting)
 
     def _identify(self) -> tuple[int, ...] | None:

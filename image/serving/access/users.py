@@ -6,12 +6,11 @@ import threading
 import time
 
 from serving.access.attempts import Attempts
-from serving.access.modes import Access
+from serving.access.modes import Access, awaited, secret_file
 from serving.access.passwords import MAX_NAME_BYTES, is_right, parse_users
-from serving.access.secret_file import SecretFile
 from serving.access.signing import parse_secrets, sign, verify
 from serving.errors import TooManyAttempts, TooManyLogins, Unauthorized
-from serving.settings import PREFIX, Settings
+from serving.settings import Settings
 
 ATTEMPTS, ATTEMPTS_SECONDS, NAMES = 10, 60.0, 10_000
 WAITING = 2  # logins that may wait for the one that is checked: each holds a thread that could predict
@@ -23,12 +22,16 @@ class UserAccess(Access):
     restricted = True
 
     def __init__(self, settings: Settings) -> None:
-        self._users = SecretFile(f"{PREFIX}USERS_FILE", settings.users_file, parse_users)
-        self._secrets = SecretFile(f"{PREFIX}SIGNING_SECRET_FILE", settings.signing_secret_file, parse_secrets)
+        self._users = secret_file("users_file", settings, parse_users)
+        self._secrets = secret_file("signing_secret_file", settings, parse_secrets)
         self._seconds = settings.token_seconds
         self._attempts = Attempts(ATTEMPTS, ATTEMPTS_SECONDS, NAMES)
         self._one_at_a_time = threading.Lock()
         self._places = threading.BoundedSemaphore(1 + WAITING)
+
+    def awaited(self) -> str:
+        """Say what is wrong with the users or the secret, where there never were any."""
+        return awaited(self._users, self._secrets)
 
     def admit(self, token: str) -> None:
         """Verify the token, and that whom it names is still a user."""

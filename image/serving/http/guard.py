@@ -10,7 +10,7 @@ from flask import Flask, Response, after_this_request, current_app, request
 
 from serving import page
 from serving.access.modes import Access
-from serving.errors import InvalidRequest, Unauthorized
+from serving.errors import InvalidRequest, ServingError, Unauthorized
 from serving.http.responses import answer
 
 # What probes and load balancers ask, where tokens come from, and a page that holds nothing and asks for a token itself.
@@ -32,7 +32,7 @@ def protect(app: Flask, access: Access) -> None:
 
 
 def stranger_finder(app: Flask) -> Callable[[str, str], bool] | None:
-    """Return what tells, from a path and a header Authorization, that the answer can only be 401.
+    """Return what tells, from a path and a header Authorization, that the answer can only be a refusal.
 
     It is asked before a body has come, so that a stranger's takes no memory. None where everyone may ask.
     """
@@ -43,7 +43,7 @@ def stranger_finder(app: Flask) -> Callable[[str, str], bool] | None:
             return False
         try:
             access.admit(_token(authorization))
-        except Unauthorized:
+        except ServingError:
             return True
         return False
 

@@ -18,7 +18,6 @@ import msgspec
 from serving.sight import logs
 from serving.state import ServerState
 from serving.supervise.exposition import Exposition
-from serving.supervise.rules import is_of_models
 
 
 class AdminServer(ThreadingHTTPServer):
@@ -126,7 +125,7 @@ def table(state: ServerState) -> str:
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     told = [f"{model.name} {model.version}: {model.reason}" for model in state.models if model.reason]
     if state.problem:
-        told.append(f"models.yaml: {state.problem}" if is_of_models(state.problem) else state.problem)
+        told.append(state.problem)
     return "\n".join([*lines, *(["", *told] if told else []), ""])
 
 

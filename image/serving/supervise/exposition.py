@@ -26,7 +26,6 @@ from prometheus_client.registry import Collector
 from serving.sight import logs
 from serving.state import Phase, ServerState
 from serving.supervise.processes import Process, copies, is_alive, read_processes
-from serving.supervise.rules import is_of_models
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 DIRECTORY = "metrics"
@@ -153,7 +152,7 @@ class Exposition(Collector):
         yield GaugeMetricFamily(
             "pantry_models_file_invalid",
             "1 while models.yaml cannot be followed.",
-            float(is_of_models(self.state.problem)),
+            float(bool(self.state.models_problem)),
         )
         swaps = CounterMetricFamily("pantry_swaps", "Generations with models, by how they began.", labels=("result",))
         for event, result in _SWAPS.items():

@@ -16,7 +16,6 @@ from serving.supervise.messages import BundleRef, Message
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 60.0, 3600.0
 DEATHS, DEATHS_SECONDS = 5, 60.0  # workers that die as often in that time make a generation failed
-EMPTY_FAILS = "the generation without models does not start: "
 GENERATION_BYTES, WORKER_BYTES = 64 << 20, 16 << 20  # of interpreters and libraries, models left out
 
 
@@ -156,19 +155,20 @@ def next_failure(previous: Failure | None, reason: str, now: float) -> Failure:
     return Failure(reason, attempts, now + min(FIRST_RETRY_SECONDS * 2 ** (attempts - 1), LAST_RETRY_SECONDS))
 
 
-def explain_problem(of_models: str, empty: Failure | None) -> str:
+def explain_problem(of_models: str, empty: Failure | None, access: str = "") -> str:
     """Say what is wrong with the server as a whole, or "".
 
     Args:
         of_models: what is wrong with models.yaml, or "".
         empty: why there is no generation without models, where one should answer.
+        access: why nobody may ask yet, or "".
     """
-    return "; ".join(filter(None, (of_models, EMPTY_FAILS + empty.reason if empty else "")))
-
-
-def is_of_models(problem: str) -> bool:
-    """Tell whether models.yaml has a part in a problem."""
-    return bool(problem) and not problem.startswith(EMPTY_FAILS)
+    told = (
+        of_models,
+        f"the generation without models does not start: {empty.reason}" if empty else "",
+        f"nobody may ask yet: {access}" if access else "",
+    )
+    return "; ".join(filter(None, told))
 
 
 def blame(bundles: Collection[BundleRef], serving: Collection[BundleRef], loading: str) -> tuple[BundleRef, ...]:

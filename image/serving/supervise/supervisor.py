@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from loader.bundle.models import ModelSpec
+from serving.access.modes import Access
 from serving.settings import Settings
 from serving.state import WANTED_DIRECTORY, ModelState, Phase, ServerState, is_ready, write_state
 from serving.supervise import rules
@@ -44,6 +45,7 @@ class Supervisor:
         listener: the listening socket of the serving port; owned by the supervisor, inherited by generations.
         admin: the admin server.
         settings: of the server.
+        access: who may ask; the server is not ready before anyone may.
         reload: whether bundles are directories that a person is working in (see `development`).
     """
 
@@ -54,10 +56,11 @@ class Supervisor:
         listener: socket.socket,
         admin: AdminServer,
         settings: Settings,
+        access: Access,
         reload: bool = False,
     ) -> None:
         self._models, self._volume, self._settings = ModelsFile(models), volume, settings
-        self._listener, self._admin = listener, admin
+        self._listener, self._admin, self._access = listener, admin, access
         self._watch = VolumeWatch(volume, reload)
         if reload:
             log("nothing-is-verified", reason="--reload serves directories as they are; it is for development")
@@ -329,10 +332,13 @@ class Supervisor:
             rules.describe(spec, self._seen[spec.name], serving, self._failures, progress) for spec in self._desired
         )
         self._log_changes(models)
+        answers = self._serving is not None and not self._stopping
+        awaited = self._access.awaited()
         state = ServerState(
-            ready=not self._stopping and self._serving is not None and is_ready(models, self._state.ready),
+            ready=answers and not awaited and is_ready(models, self._state.ready),
             models=models,
-            problem=rules.explain_problem(self._problem, self._empty_failure),
+            problem=rules.explain_problem(self._problem, self._empty_failure, awaited),
+            models_problem=self._problem,
             generation=self._serving.number if self._serving else 0,
             lost_workers=self._lost_workers,
             retired_workers=self._retired_workers,
