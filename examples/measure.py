@@ -46,6 +46,7 @@ USER, PASSWORD = "alice", "correct horse battery staple"
 
 DISTRICT = {"CRIM": 15.02, "ZN": 0.0, "INDUS": 18.1, "CHAS": 0.0, "NOX": 0.614, "RM": 5.3, "AGE": 97.3, "DIS": 2.1}
 PERSON = [25, "Private", 226802, "11th", 7, "Never-married", "Machine-op-inspct", "Own-child", "Black", "Male", 0, 0]
+FLOWER = {"name": "flower", "datatype": "FP64", "shape": [1, 4], "data": [5.9, 3.0, 5.1, 1.8]}
 
 
 class Example(NamedTuple):
@@ -77,6 +78,7 @@ EXAMPLES = {
     "boston": Example("predict", DISTRICT | {"RAD": 24.0, "TAX": 666.0, "PTRATIO": 20.2, "B": 349.48, "LSTAT": 24.9}),
     "census": Example("prediction", {"inputs": [[*PERSON, 40, "United-States"]]}, logs_in=True),
     "mnist": Example("predict", None, file="mnist/7.png", models=("model.joblib", "model.pkl.gz")),
+    "rollout": Example("v2/models/rollout/infer", {"inputs": [FLOWER]}),
     "skipthoughts": Example("predict", {"sentences": ["the data were collected in Italy ."]}, models=("", "")),
 }
 
