@@ -188,7 +188,7 @@ class Author:
 
     def __init__(self, namespace: Namespace, volumes: dict[str, dict[str, Any]] | None = None) -> None:
         ensure_bucket()
-        self._namespace = namespace
+        self.namespace = namespace
         namespace.pod("author", ["sleep", "infinity"], size="8Gi", volumes=volumes)
         namespace.python(
             "author",
@@ -200,9 +200,9 @@ class Author:
     def publish(self, code: str, uri: str) -> float:
         """Run Python code that fills its working directory, publish that, and return the seconds of the upload."""
         begin = PREPARE.format(bucket=BUCKET, prefix=uri.split("/", 3)[3])
-        self._namespace.python("author", f"{begin}\n{code}")
+        self.namespace.python("author", f"{begin}\n{code}")
         began = time.monotonic()
-        self._namespace.kubectl("exec", "author", "--", "pantry", "publish", "/tmp/src", uri)
+        self.namespace.kubectl("exec", "author", "--", "pantry", "publish", "/tmp/src", uri)
         return time.monotonic() - began
 
     def copy(self, files: dict[str, bytes], uri: str) -> None:
@@ -212,7 +212,7 @@ class Author:
 
     def damage(self, name: str) -> None:
         """Flip one byte of an object in the bucket, below the manifest's nose."""
-        self._namespace.python(
+        self.namespace.python(
             "author",
             "from google.cloud import storage\n"
             f"b = storage.Client().bucket('{BUCKET}').blob({name!r})\n"

@@ -20,8 +20,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.cluster import BUCKET, CHART, IMAGE, Author, Namespace, image_values, run, wait_until
+from tests.cluster import BUCKET, CHART, IMAGE, Namespace, image_values, run, wait_until
 from tests.cluster_gateway import gateway
+from tests.cluster_scientist import Scientist
 from tests.cluster_served import need_ingress
 from tests.cluster_speaker import SHARED, Speaker, merged, values_of_a_small_release
 from tests.test_example_rollout import A_B, FOLDER, STEPS, commands, counts
@@ -117,13 +118,9 @@ def namespace() -> Iterator[Namespace]:
     """A namespace whose author has run build.py and published both versions where the values files say."""
     made = Namespace("pantry-x-rollout")
     try:
-        author, code = Author(made), (FOLDER / "build.py").read_text()
+        author = Scientist(made)
         for version in ("1", "2"):
-            author.publish(
-                f"import sys\nsys.argv[1:] = ['.', '--version', '{version}']\n"
-                f"exec(compile({code!r}, 'build.py', 'exec'), {{'__name__': '__main__'}})",
-                f"gs://{BUCKET}/models/rollout/{version}",
-            )
+            author.build("rollout", version, "--version", version)
         yield made
     finally:
         run("kubectl", "delete", "namespace", made.name, "--wait=false")
