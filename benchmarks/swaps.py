@@ -201,7 +201,8 @@ class Load:
                     number = clients.index(client)
                     try:
                         body = received(client)
-                    except (Failed, OSError):
+                    except (Failed, OSError) as error:
+                        print(f"failed: {error}", file=sys.stderr)
                         body = b""
                     if body is None:
                         continue
