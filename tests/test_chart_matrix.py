@@ -26,6 +26,8 @@ OURS = re.compile(
 IMPOSSIBLE = {
     (("gpu", "small"), ("rollout", "swap")),
     (("rollout", "swap"), ("storage", "ephemeral")),
+    (("access", "synced"), ("storage", "custom claim")),
+    (("access", "synced"), ("storage", "custom csi")),
     *(
         (other, ("storage", disk))
         for disk in ("disk", "disk of theirs")
