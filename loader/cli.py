@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
     report = Report(json_lines=options.json)
-    signal.signal(signal.SIGTERM, _stop_with(report))  # as PID 1 of a container, the default would be to ignore it
+    for number in (signal.SIGTERM, signal.SIGINT):  # as PID 1 of a container, the default would be to ignore them
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop_with(report))
     try:
         return 0 if options.run(options, report) else 1
     except (UsageError, ModelsInvalid) as error:
@@ -37,9 +39,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except PantryError as error:
         report.event("failed", str(error))
-        return 1
-    except KeyboardInterrupt:
-        report.event("stopped", _STOPPED)
         return 1
 
 
@@ -185,7 +184,10 @@ def _positive(text: str) -> int:
 
 
 def _stop_with(report: Report) -> Callable[[int, FrameType | None], None]:
-    """End at once: readers may be in the middle of a request, and a staged file can be continued at any moment."""
+    """End at once: readers may be in the middle of a request, and a staged file can be continued at any moment.
+
+    No exception: one that is raised while Python clears something away is printed, and goes no further.
+    """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         try:
