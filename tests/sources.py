@@ -24,7 +24,7 @@ from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest, c
 from loader.bundle.models import ModelSpec
 from loader.errors import Immutable, ObjectNotFound, SourceUnavailable
 from loader.report import Report, SyncProgress
-from loader.sources import Body, Source, StoredObject
+from loader.sources import Body, Source, StoredObject, named
 from loader.transfer.journal import JOURNAL_NAME, RECORD_SIZE
 
 ROOT = Path(__file__).parent.parent
@@ -127,10 +127,7 @@ class MemorySource:
             ]
 
     def find(self, name: str) -> StoredObject:
-        found = [stored for stored in self.list() if stored.name == name]
-        if not found:
-            raise ObjectNotFound(f"{self.uri}: {name}: not found")
-        return found[0]
+        return named(name, self.list(), self.uri)
 
     @contextlib.contextmanager
     def open(self, stored: StoredObject, start: int, end: int) -> Iterator[Body]:

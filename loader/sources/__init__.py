@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from loader.errors import UsageError
+from loader.errors import ObjectNotFound, UsageError
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
@@ -130,6 +131,18 @@ def open_object(uri: str) -> tuple[Source, str]:
     """
     folder, _, name = uri.rpartition("/")
     return open_source(folder), unquote(name) if folder.startswith("http") else name
+
+
+def named(name: str, listed: Iterable[StoredObject], uri: str) -> StoredObject:
+    """Return the object of a name, of those that a source has listed.
+
+    Raises:
+        ObjectNotFound: none has it.
+    """
+    for stored in listed:
+        if stored.name == name:
+            return stored
+    raise ObjectNotFound(f"{uri}/{name}: not found", hint="Check the bucket and the name")
 
 
 def read_whole(source: Source, stored: StoredObject) -> bytes:

@@ -22,7 +22,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from loader.errors import AccessDenied, Immutable, ObjectNotFound, SourceError, SourceUnavailable
-from loader.sources import Body, StoredObject, ranges
+from loader.sources import Body, StoredObject, named, ranges
 from loader.sources.ranges import RangeReader, sentence
 
 _DENIED = (
@@ -87,10 +87,7 @@ class GcsSource:
 
     def find(self, name: str) -> StoredObject:
         """Look an object up: the first in a listing of all that begin with its name."""
-        for stored in self._below(self._prefix + name, most=1):
-            if stored.name == name:
-                return stored
-        raise ObjectNotFound(f"{self.uri}/{name}: not found", hint="Check the bucket and the name")
+        return named(name, self._below(self._prefix + name, most=1), self.uri)
 
     def _stored(self, blob: storage.Blob) -> StoredObject:
         name = blob.name.removeprefix(self._prefix)

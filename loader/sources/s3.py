@@ -20,7 +20,7 @@ from botocore.parsers import ResponseParserError
 from s3transfer.manager import TransferConfig, TransferManager
 
 from loader.errors import AccessDenied, Immutable, LoaderError, ObjectNotFound, SourceError, SourceUnavailable
-from loader.sources import Body, StoredObject
+from loader.sources import Body, StoredObject, named
 from loader.sources.ranges import (
     CONNECT_SECONDS,
     READ_SECONDS,
@@ -83,10 +83,7 @@ class S3Source:
 
     def find(self, name: str) -> StoredObject:
         """Look an object up: the first in a listing of all that begin with its name."""
-        for stored in self._below(self._prefix + name, most=1):
-            if stored.name == name:
-                return stored
-        raise ObjectNotFound(f"{self.uri}/{name}: not found", hint="Check the bucket and the name")
+        return named(name, self._below(self._prefix + name, most=1), self.uri)
 
     def _stored(self, item: dict[str, Any]) -> StoredObject:
         return StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item.get("ETag", "").strip('"'))
