@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,6 @@ DATA = Path(__file__).with_name("boston.csv")
 KEPT = 5  # columns that the model looks at
 ASKED = 477  # the row that the README asks about is held out, too
 
-MODEL_YAML = """\
-inputs:
-- name: district
-  datatype: FP64
-  shape: [-1, 13]
-  columns: [CRIM, ZN, INDUS, CHAS, NOX, RM, AGE, DIS, RAD, TAX, PTRATIO, B, LSTAT]   # clients name them, in any order
-outputs:
-- {name: price, datatype: FP64, shape: [-1]}   # thousands of dollars, of 1978
-answer: {error: {status: error}}   # beside the sentence
-alive: {/: "I'M ALIVE!"}
-golden: golden.json
-"""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a model of house prices and write a bundle's source.")
@@ -54,7 +42,7 @@ def main() -> None:
     model = train(districts[known], prices[known], options.version)
     options.directory.mkdir(parents=True, exist_ok=True)
     (options.directory / "model.pkl").write_bytes(pickle.dumps(model, protocol=5))
-    (options.directory / "model.yaml").write_text(MODEL_YAML)
+    shutil.copy(Path(__file__).with_name("model.yaml"), options.directory)
     asked = districts[held_out[-3:]]
     golden = [{"inputs": {"district": asked.tolist()}, "outputs": {"price": model.predict(asked).tolist()}}]
     (options.directory / "golden.json").write_text(json.dumps(golden))

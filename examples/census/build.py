@@ -67,16 +67,6 @@ COLUMNS = {
     "marital-status": "BYTES", "occupation": "BYTES", "relationship": "BYTES", "race": "BYTES", "sex": "BYTES",
     "capital-gain": "INT64", "capital-loss": "INT64", "hours-per-week": "INT64", "native-country": "BYTES",
 }  # fmt: skip
-INPUTS = "".join(f"- {{name: {name}, datatype: {kind}, shape: [-1]}}\n" for name, kind in COLUMNS.items())
-
-MODEL_YAML = f"""\
-predictor: predictor.py:Predictor
-inputs:   # a row is a list in this order, or an object
-{INPUTS}outputs:
-- {{name: income, datatype: INT64, shape: [-1], labels: ["Annual Salary <50K", "Annual Salary >=50K"]}}
-question: {{many: inputs}}   # what clients call the rows
-golden: golden.json
-"""
 
 
 def main() -> None:
@@ -89,8 +79,8 @@ def main() -> None:
     model = train(known, wages, options.version)
     options.directory.mkdir(parents=True, exist_ok=True)
     (options.directory / "model.pkl").write_bytes(pickle.dumps(model, protocol=5))
-    (options.directory / "model.yaml").write_text(MODEL_YAML)
-    shutil.copy(Path(__file__).with_name("predictor.py"), options.directory)
+    for name in ("model.yaml", "predictor.py"):
+        shutil.copy(Path(__file__).with_name(name), options.directory)
     asked = held_out[:4]
     inputs = {name: asked[:, place].tolist() for place, name in enumerate(COLUMNS)}
     golden = [{"inputs": inputs, "outputs": {"income": model.predict(asked).tolist()}}]

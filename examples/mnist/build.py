@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SIDE, DRAWN = 28, 20  # pixels
 VARIANTS = 6  # of each digit that is learned
-
-MODEL_YAML = """\
-inputs:
-- name: pixels
-  datatype: FP64
-  shape: [-1, 784]
-  image: {size: [28, 28], mode: L, maximum: 1, background: black}   # dark ink on paper is inverted
-outputs:
-- {name: digit, datatype: INT64, shape: [-1]}
-answer: {one: digit, many: digits}
-"""
 
 
 def main() -> None:
@@ -98,7 +88,7 @@ def fit(model: Any, rows: Array, labels: Array) -> None:
 
 def write(model: Any, directory: Path, version: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "model.yaml").write_text(MODEL_YAML)
+    shutil.copy(Path(__file__).with_name("model.yaml"), directory)
     if version == 1:
         joblib.dump(model, directory / "model.joblib", compress=3)
     else:

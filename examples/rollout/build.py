@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 from sklearn.datasets import load_iris
@@ -20,14 +21,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-MODEL_YAML = """\
-inputs:
-- {name: flower, datatype: FP64, shape: [-1, 4], columns: [sepal length, sepal width, petal length, petal width]}   # cm
-outputs:
-- {name: species, datatype: INT64, shape: [-1], labels: [setosa, versicolor, virginica]}
-golden: golden.json
-"""
 
 
 def main() -> None:
@@ -43,7 +36,7 @@ def main() -> None:
     pipeline = make_pipeline(StandardScaler(), model).fit(known, names)
     options.directory.mkdir(parents=True, exist_ok=True)
     (options.directory / "model.pkl").write_bytes(pickle.dumps(pipeline, protocol=5))
-    (options.directory / "model.yaml").write_text(MODEL_YAML)
+    shutil.copy(Path(__file__).with_name("model.yaml"), options.directory)
     asked = held_out[:4]
     golden = [{"inputs": {"flower": asked.tolist()}, "outputs": {"species": pipeline.predict(asked).tolist()}}]
     (options.directory / "golden.json").write_text(json.dumps(golden))

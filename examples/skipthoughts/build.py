@@ -37,15 +37,6 @@ WORD = 620  # numbers
 UNITS = {"uni": 2400, "bi": 1200}
 TABLES = {"uni": "utable.npy", "bi": "btable.npy"}
 
-MODEL_YAML = """\
-predictor: predictor.py:Predictor
-inputs: [{{name: text, datatype: BYTES, shape: [-1]}}]
-outputs: [{{name: vector, datatype: FP32, shape: [-1, {width}]}}]
-question: {{one: sentence, many: sentences}}
-answer: {{one: vector, many: vectors}}
-alive: {{/healthz: {{code: "200", message: Ok}}}}
-"""
-
 
 def main() -> None:
     options = parse()
@@ -53,7 +44,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     here = Path(__file__).parent
     shutil.copyfile(here / "predictor.py", out / "predictor.py")
-    (out / "model.yaml").write_text(MODEL_YAML.format(width=2400 * len(options.encoders)))
+    config = (here / "model.yaml").read_text()
+    (out / "model.yaml").write_text(config.replace("4800", str(2400 * len(options.encoders))))
     names = words(options.words)
     (out / "dictionary.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     write_pickle(
