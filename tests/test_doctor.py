@@ -588,6 +588,7 @@ def _(world: World) -> None:
     lines = [
         {"phase": "syncing", "message": "begins"},
         {"phase": "failed", "message": "digits 1: gs://b/x holds no objects"},
+        {"phase": "synced", "message": "faces 1: on the volume already"},
     ]
     failed_job(world, "BackoffLimitExceeded", "\n".join(map(json.dumps, lines)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -176,18 +177,19 @@ def server_runs(pod: Object) -> bool:
 
 
 def last_words(terminated: Object) -> str:
-    """Return the sentence that a container ended with: our commands report in JSON lines, and the last says why."""
+    """Return why a container ended: our commands report in JSON lines. After what failed, others may have gone well."""
     lines = (terminated.get("message") or "").strip().splitlines()
-    for line in reversed(lines):
-        try:
-            return one_line(msgspec.json.decode(line.encode(), type=_Event).message)
-        except msgspec.DecodeError:
-            continue
-    return one_line(lines[-1]) if lines else ""
+    events = []
+    for line in lines:
+        with contextlib.suppress(msgspec.DecodeError):
+            events.append(msgspec.json.decode(line.encode(), type=_Event))
+    said = [event for event in events if event.phase == "failed"] or events
+    return one_line(said[-1].message if said else "".join(lines[-1:]))
 
 
 class _Event(msgspec.Struct):
     message: str
+    phase: str = ""
 
 
 def _memory_limit(pod: Object, container: str) -> str:
