@@ -51,10 +51,10 @@ class UserAccess(Access):
         return sign(name, self._secrets.content, self._seconds), self._seconds
 
     def _check(self, name: str, password: str) -> None:
+        users = self._users.content  # first: what cannot be checked yet is no attempt
         counted = name[:MAX_NAME_BYTES]
         if wait := self._attempts.take(counted, time.monotonic()):
             raise TooManyAttempts(f"this name was tried with {ATTEMPTS} wrong passwords within a minute", wait)
-        users = self._users.content
         right = is_right(password, users.hashes.get(name, users.stranger))
         if not (right and name in users.hashes):
             raise Unauthorized("the name or the password is wrong", "Basic")
