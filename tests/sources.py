@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from loader.bundle.manifest import CHUNK_SIZE, MANIFEST_NAME, Asset, Manifest, c
 from loader.bundle.models import ModelSpec
 from loader.errors import Immutable, ObjectNotFound, SourceUnavailable
 from loader.report import Report, SyncProgress
-from loader.sources import Body, Source, StoredObject, named
+from loader.sources import Body, Source, StoredObject, named, open_object, read_whole
 from loader.transfer.journal import JOURNAL_NAME, RECORD_SIZE
 
 ROOT = Path(__file__).parent.parent
@@ -182,6 +182,15 @@ class MemorySource:
             return False
         faults[name] -= 1
         return True
+
+
+def found_by_name(uri: str, names: Iterable[str]) -> dict[str, bytes]:
+    """The content of objects, each looked up by itself, without a listing of what is beside them."""
+    content = {}
+    for name in names:
+        source, short = open_object(f"{uri}/{name}")
+        content[name] = read_whole(source, source.find(short))
+    return content
 
 
 def read_range(source: Source, stored: StoredObject, start: int, end: int) -> bytes:

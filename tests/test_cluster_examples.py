@@ -154,8 +154,8 @@ def test_census_serves_users_on_two_replicas_with_one_secret(
     asked = ("--json", json.dumps(inputs))
     needs = {"error": "a token is needed: send it as `Authorization: Bearer TOKEN`"}
     assert release.refusal("/prediction", *asked) == (401, needs)
-    stale = release.refusal("/prediction", *asked, "--header", "Authorization: " + token[:-4] + "AAAA")
-    assert stale == (401, {"error": "the token is not signed by this server"})
+    forged = release.refusal("/prediction", *asked, "--header", "Authorization: " + token[:-4] + "AAAA")
+    assert forged == (401, {"error": "the token is not signed by this server"})
 
     pods = release.lives()
     author.put("census/users", f"bob:{hash_password(PASSWORD)}\n")

@@ -25,7 +25,7 @@ from loader.bundle.errors import DigestMismatch, ManifestInvalid
 from loader.errors import Immutable, ObjectNotFound, SourceError, SourceUnavailable
 from loader.publish import publish
 from loader.report import Report
-from loader.sources import StoredObject, open_object, read_whole
+from loader.sources import StoredObject
 from loader.sources.gcs import GcsSource
 from loader.sync import sync
 from loader.transfer import fetch
@@ -34,6 +34,7 @@ from tests.sources import (
     crc32c,
     digits,
     final,
+    found_by_name,
     kill_midway,
     pantry,
     progress_of,
@@ -203,13 +204,9 @@ def test_listing(bucket: storage.Bucket) -> None:
 def test_one_object(bucket: storage.Bucket) -> None:
     """It is found by its name alone, beside names that begin alike; what is not there is named."""
     uri = put(bucket, {**FILES, "empty1": b"x"})
-    for name, data in FILES.items():
-        source, short = open_object(f"{uri}/{name}")
-        found = source.find(short)
-        assert (found.name, read_whole(source, found)) == (short, data)
-    source, _ = open_object(f"{uri}/model.pk")
+    assert found_by_name(uri, FILES) == FILES
     with pytest.raises(ObjectNotFound, match="model.pk"):
-        source.find("model.pk")
+        found_by_name(uri, ["model.pk"])
 
 
 def test_read_ranges(bucket: storage.Bucket) -> None:

@@ -40,12 +40,13 @@ from loader.errors import (
 from loader.publish import publish
 from loader.report import Report
 from loader.signatures.keys import load_private_key, load_public_keys
-from loader.sources import StoredObject, open_object, open_source, read_whole
+from loader.sources import StoredObject, open_source
 from loader.sync import sync
 from tests.sources import (
     assets_on,
     digits,
     final,
+    found_by_name,
     kill_midway,
     pantry,
     progress_of,
@@ -237,16 +238,11 @@ def test_listing_of_a_signed_bundle(web: Web) -> None:
 
 def test_one_object(web: Web) -> None:
     """It is found by its name alone, beside names that begin alike; what is not there is named."""
-    uri, web.files = web.uri, FILES
-    for name, data in FILES.items():
-        if not data:
-            continue  # its byte 0, by which a file is looked up, is not there
-        source, short = open_object(f"{uri}/{quote(name)}")
-        found = source.find(short)
-        assert (found.name, read_whole(source, found)) == (short, data)
-    source, _ = open_object(f"{uri}/model.pk")
+    web.files = FILES
+    some = {name: data for name, data in FILES.items() if data}  # of the others byte 0 is not there, which is asked for
+    assert list(found_by_name(web.uri, map(quote, some)).values()) == list(some.values())
     with pytest.raises(ObjectNotFound, match="model.pk"):
-        source.find("model.pk")
+        found_by_name(web.uri, ["model.pk"])
 
 
 def test_read_ranges(web: Web) -> None:

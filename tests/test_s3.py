@@ -27,13 +27,14 @@ from loader.bundle.bundle import Bundle
 from loader.errors import AccessDenied, Immutable, LoaderError, ObjectNotFound, SourceError, SourceUnavailable
 from loader.publish import publish
 from loader.report import Report
-from loader.sources import open_object, open_source, read_whole, s3
+from loader.sources import open_source, s3
 from loader.sources.s3 import S3Source
 from loader.sync import sync
 from tests.sources import (
     assets_on,
     digits,
     final,
+    found_by_name,
     kill_midway,
     pantry,
     progress_of,
@@ -216,13 +217,9 @@ def test_listing_of_many_pages(bucket: str) -> None:
 def test_one_object(put: Put) -> None:
     """It is found by its name alone, beside names that begin alike; what is not there is named."""
     uri = put({**FILES, "empty1": b"x"})
-    for name, data in FILES.items():
-        source, short = open_object(f"{uri}/{name}")
-        found = source.find(short)
-        assert (found.name, read_whole(source, found)) == (short, data)
-    source, _ = open_object(f"{uri}/model.pk")
+    assert found_by_name(uri, FILES) == FILES
     with pytest.raises(ObjectNotFound, match="model.pk"):
-        source.find("model.pk")
+        found_by_name(uri, ["model.pk"])
 
 
 def test_read_ranges(bucket: str, put: Put) -> None:

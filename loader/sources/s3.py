@@ -68,7 +68,7 @@ class S3Source:
             found: list[StoredObject] = []
             region = None
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"MaxItems": most}
+                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"MaxItems": most, "PageSize": most}
             )
             for page in pages:
                 found += [self._stored(item) for item in page.get("Contents", ()) if not _is_folder(item)]
