@@ -159,7 +159,8 @@ def test_a_file_that_comes_wrong_admits_nobody(server: Server) -> None:
     assert ask(server).status_code == 503
     assert "line 1 has 5 bytes, expected at least 32" in server.admin("/status").json()["problem"]
     (folder / "tokens").write_text(f"{TOKEN}\n")
-    wait_until(lambda: ask(server).status_code == 200, "the token to be valid")
+    wait_until(lambda: ask(server).status_code == 200, "the worker to have the token")
+    wait_until(lambda: server.admin("/readyz").status_code == 200, "the supervisor to have it")
     shutil.rmtree(folder)
     kept = "what it held before stays valid"
     wait_until(lambda: ask(server).status_code != 200 or kept in server.log.read_text(), "the log to say so")

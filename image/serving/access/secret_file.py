@@ -53,7 +53,7 @@ class SecretFile(Generic[Content]):
 
     @property
     def content(self) -> Content:
-        """What the file holds, or held when it was last good. It is looked at once a second at most.
+        """What the file holds, or held when it was last good.
 
         Raises:
             AccessNotReady: it has never been good.
@@ -64,9 +64,14 @@ class SecretFile(Generic[Content]):
         return self._content
 
     def look(self) -> None:
-        """Take over what the file holds now, where it has changed; once a second at most."""
+        """Take over what the file holds now, where it has changed.
+
+        Once a second at most; while there is no content at every call, so that no worker is behind a supervisor that
+        has seen the file and says that the server is ready.
+        """
         now = time.monotonic()
-        if now - self._looked >= LOOK_EVERY_SECONDS and self._lock.acquire(blocking=False):
+        due = self._content is None or now - self._looked >= LOOK_EVERY_SECONDS
+        if due and self._lock.acquire(blocking=False):
             try:
                 self._looked = now
                 self._refresh()
