@@ -178,59 +178,6 @@ def values_for_the_bucket() -> dict[str, Any]:
     }
 
 
-class Author:
-    """A data scientist's pod: makes bundles and publishes them.
-
-    Args:
-        namespace: the pod's.
-        volumes: that it has, as of `Namespace.pod`.
-    """
-
-    def __init__(self, namespace: Namespace, volumes: dict[str, dict[str, Any]] | None = None) -> None:
-        ensure_bucket()
-        self.namespace = namespace
-        namespace.pod("author", ["sleep", "infinity"], size="8Gi", volumes=volumes)
-        namespace.python(
-            "author",
-            "from google.cloud import storage\n"
-            "c = storage.Client()\n"
-            f"c.lookup_bucket('{BUCKET}') or c.create_bucket('{BUCKET}')\n",
-        )
-
-    def publish(self, code: str, uri: str) -> float:
-        """Run Python code that fills its working directory, publish that, and return the seconds of the upload."""
-        begin = PREPARE.format(bucket=BUCKET, prefix=uri.split("/", 3)[3])
-        self.namespace.python("author", f"{begin}\n{code}")
-        began = time.monotonic()
-        self.namespace.kubectl("exec", "author", "--", "pantry", "publish", "/tmp/src", uri)
-        return time.monotonic() - began
-
-    def copy(self, files: dict[str, bytes], uri: str) -> None:
-        """Publish files as they are."""
-        lines = [f"open({name!r}, 'wb').write(bytes.fromhex({data.hex()!r}))" for name, data in files.items()]
-        self.publish("\n".join(lines), uri)
-
-    def damage(self, name: str) -> None:
-        """Flip one byte of an object in the bucket, below the manifest's nose."""
-        self.namespace.python(
-            "author",
-            "from google.cloud import storage\n"
-            f"b = storage.Client().bucket('{BUCKET}').blob({name!r})\n"
-            "d = bytearray(b.download_as_bytes())\nd[len(d) // 2] ^= 1\nb.upload_from_string(bytes(d))\n",
-        )
-
-
-PREPARE = """
-import os, shutil
-from google.cloud import storage
-for blob in list(storage.Client().list_blobs('{bucket}', prefix='{prefix}/')):
-    blob.delete()
-shutil.rmtree('/tmp/src', ignore_errors=True)
-os.mkdir('/tmp/src')
-os.chdir('/tmp/src')
-"""
-
-
 class Release:
     """A Helm release in a namespace.
 

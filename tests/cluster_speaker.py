@@ -14,7 +14,8 @@ from typing import Any, Self
 
 import urllib3
 
-from tests.cluster import BUCKET, Author, Namespace, Release, run, values_for_the_bucket, wait_until
+from tests.cluster import BUCKET, Namespace, Release, run, values_for_the_bucket, wait_until
+from tests.cluster_author import Author
 
 MODEL = "speaker"
 BUNDLE = """

@@ -22,7 +22,6 @@ from tests.cluster import (
     BUCKET,
     BUCKET_URL,
     ROOT,
-    Author,
     Namespace,
     Release,
     curl,
@@ -30,6 +29,7 @@ from tests.cluster import (
     values_for_the_bucket,
     wait_until,
 )
+from tests.cluster_author import Author
 from tests.cluster_client import Client, vector, word_table
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # gigabytes, on whatever machine

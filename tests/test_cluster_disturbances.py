@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster import BUCKET, Author, Namespace, run, wait_until
+from tests.cluster import BUCKET, Namespace, run, wait_until
+from tests.cluster_author import Author
 from tests.cluster_client import word_table
 from tests.cluster_served import MODEL, Served, need_ingress
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import BUCKET, IMAGE, ROOT, Author, Namespace, Release, run, values_for_the_bucket, wait_until
+from tests.cluster import BUCKET, IMAGE, ROOT, Namespace, Release, run, values_for_the_bucket, wait_until
+from tests.cluster_author import Author
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

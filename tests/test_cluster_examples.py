@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.access.passwords import hash_password
 from tests.cluster import BUCKET, IMAGE, ROOT, Namespace, curl, image_values, run, wait_until
-from tests.cluster_scientist import Scientist
+from tests.cluster_author import Author
 from tests.cluster_served import need_ingress
 from tests.cluster_speaker import SHARED, Speaker, merged, values_of_a_small_release
 from tests.test_example_mnist import write_keys
@@ -115,12 +115,12 @@ def namespace() -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="module")
-def author(namespace: Namespace) -> Scientist:
-    return Scientist(namespace)
+def author(namespace: Namespace) -> Author:
+    return Author(namespace)
 
 
 def test_census_serves_users_on_two_replicas_with_one_secret(
-    namespace: Namespace, author: Scientist, tmp_path: Path
+    namespace: Namespace, author: Author, tmp_path: Path
 ) -> None:
     """Model, users and signing secret come from paths; the client runs as it is; any pod takes the token of another."""
     author.build("census", "1")
@@ -192,7 +192,7 @@ def client(release: Release, user: str, password: str) -> subprocess.CompletedPr
     )
 
 
-def test_boston_answers_in_the_words_of_its_clients(namespace: Namespace, author: Scientist, tmp_path: Path) -> None:
+def test_boston_answers_in_the_words_of_its_clients(namespace: Namespace, author: Author, tmp_path: Path) -> None:
     """One pod with five workers: the README's curl calls, columns in any order, and what is wrong named."""
     author.build("boston", "1")
     release = Release(namespace, "boston", tmp_path)
@@ -234,9 +234,7 @@ def told(release: Release) -> dict[str, float]:
     return {sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples}
 
 
-def test_mnist_loads_nothing_that_its_author_did_not_sign(
-    namespace: Namespace, author: Scientist, tmp_path: Path
-) -> None:
+def test_mnist_loads_nothing_that_its_author_did_not_sign(namespace: Namespace, author: Author, tmp_path: Path) -> None:
     """A file in a form gives its digit, with a token; unsigned and altered versions fail, and the first goes on."""
     write_keys(tmp_path, "author")
     author.build("mnist", "1", key=tmp_path / "author.pem")
@@ -266,7 +264,7 @@ def test_mnist_loads_nothing_that_its_author_did_not_sign(
 
 
 def test_skipthoughts_computes_in_the_highmem_pool_what_numpy_does(
-    namespace: Namespace, author: Scientist, tmp_path: Path
+    namespace: Namespace, author: Author, tmp_path: Path
 ) -> None:
     """Compiled Theano functions behind a reserved address and an uploaded certificate answer the reference to 1e-5."""
     if not run("kubectl", "get", "configmap", "--namespace", "gce", "addresses", "--ignore-not-found"):

@@ -21,8 +21,8 @@ from typing import Any, Self
 import pytest
 
 from tests.cluster import BUCKET, CHART, IMAGE, Namespace, image_values, run, wait_until
+from tests.cluster_author import Author
 from tests.cluster_gateway import gateway
-from tests.cluster_scientist import Scientist
 from tests.cluster_served import need_ingress
 from tests.cluster_speaker import SHARED, Speaker, merged, values_of_a_small_release
 from tests.test_example_rollout import A_B, FOLDER, STEPS, commands, counts
@@ -118,7 +118,7 @@ def namespace() -> Iterator[Namespace]:
     """A namespace whose author has run build.py and published both versions where the values files say."""
     made = Namespace("pantry-x-rollout")
     try:
-        author = Scientist(made)
+        author = Author(made)
         for version in ("1", "2"):
             author.build("rollout", version, "--version", version)
         yield made

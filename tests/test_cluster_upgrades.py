@@ -23,10 +23,10 @@ from tests.cluster import (
     IMAGE,
     NEXT_IMAGE,
     ROOT,
-    Author,
     Namespace,
     wait_until,
 )
+from tests.cluster_author import Author
 from tests.cluster_client import Client, word_table
 from tests.cluster_served import MODEL, STORAGE, Served, need_ingress
 from tests.earlier_chart import earlier_chart
