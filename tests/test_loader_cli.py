@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from loader import report
 from loader.bundle.sync_status import read_sync_status
+from loader.report import Report, SyncProgress
 from tests.sources import ROOT, digits, pantry, published, start_pantry, write_files, write_models
 
 FILES = {"model.pkl": b"model" * 1000, "a/table.npy": b"table"}
@@ -93,6 +96,22 @@ def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         r"\r\x1b\[Kdigits 1 \[=* *\] +\d+% [\d.]+ MiB of 57\.2 MiB, [\d.]+ MiB/s, \d+ s left, model\.pkl", seen
     )
     assert "synced" in seen.split("\r\x1b[K")[-1]
+
+
+def test_the_time_left_after_a_pause_is_of_what_comes_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long nothing came would make hours of it."""
+    monkeypatch.setattr(report, "LOG_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(report, "RATE_OVER_SECONDS", 0.5)
+    stream = io.StringIO()
+    progress = SyncProgress(Report(stream, json_lines=True), tmp_path, "m", "1")
+    progress.phase("syncing", "m 1: begins", 3_000_000)
+    time.sleep(2)
+    for _ in range(20):
+        progress.advance(100_000, "model.pkl")
+        time.sleep(0.01)
+    told = [line["secondsLeft"] for line in map(json.loads, stream.getvalue().splitlines()) if "secondsLeft" in line]
+    assert told
+    assert max(told) <= 1
 
 
 def test_one_of_several_fails(models: Path, tmp_path: Path) -> None:
