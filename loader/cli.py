@@ -66,16 +66,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--models", type=Path, required=True, metavar="FILE", help="models.yaml")
         command.add_argument("--volume", type=Path, required=True, metavar="DIR", help="where bundles go")
         command.add_argument("--retain", type=_positive, default=2, metavar="N", help="bundles kept of a model (2)")
+        command.add_argument(
+            "--access",
+            action="append",
+            default=[],
+            metavar="NAME=URI",
+            help="bring the object URI to DIR/.access/NAME, for a server that may read no bucket; repeatable",
+        )
         _add_keys(command)
         if name == "sync":
             command.add_argument("--pack", action="store_true", help="pack pickles that came unpacked")
-            command.add_argument(
-                "--access",
-                action="append",
-                default=[],
-                metavar="NAME=URI",
-                help="bring the object URI to DIR/.access/NAME, for a server that may read no bucket; repeatable",
-            )
 
     command = add("pack", _pack, "derive the form of a model's pickles that loads fast")
     command.add_argument("directory", type=Path, metavar="DIR", help="holds model.pkl …; the result goes to DIR/.pack")
@@ -132,9 +132,13 @@ def _sync(options: argparse.Namespace, report: Report) -> bool:
 
 
 def _plan(options: argparse.Namespace, report: Report) -> bool:
+    from loader.access import AccessFile, bring_all
     from loader.plan import plan_all
 
-    return plan_all(load_models(options.models), options.volume, options.retain, report, _keys(options))
+    specs, keys = load_models(options.models), _keys(options)
+    access = [AccessFile.parse(text) for text in options.access]
+    admitted = bring_all(access, options.volume, report, only_plan=True)
+    return plan_all(specs, options.volume, options.retain, report, keys) and admitted
 
 
 def _pack(options: argparse.Namespace, report: Report) -> bool:

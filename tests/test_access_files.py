@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,13 @@ TOKEN, OTHER = "token-" + "a" * 40, "token-" + "b" * 40
 PASSWORD = "correct horse battery staple"
 
 
-def sync_access(home: Path, *files: str) -> tuple[int, str]:
-    """Run `pantry sync` with a model and access files; its exit status, and what it reports."""
+def sync_access(home: Path, *files: str, command: str = "sync") -> tuple[int, str]:
+    """Run `pantry sync`, or `plan`, with a model and access files; its exit status, and what it reports."""
     if not (home / "bucket/m").exists():
         write_files(home / "bucket/m", published({"model.pkl": b"N."}))
     models = write_models(home / "models.yaml", digits(home / "bucket/m"))
     arguments = [argument for file in files for argument in ("--access", file)]
-    status, events = pantry("sync", "--models", models, "--volume", home / "volume", *arguments)
+    status, events = pantry(command, "--models", models, "--volume", home / "volume", *arguments)
     return status, "\n".join(event["message"] for event in events)
 
 
@@ -54,10 +56,39 @@ def test_what_has_not_changed_is_not_written_again(tmp_path: Path) -> None:
     before = file.stat()
     status, said = sync_access(tmp_path, wanted)
     assert (status, file.stat().st_ino) == (0, before.st_ino)
-    assert "access file users: on the volume already; nothing changed" in said
+    assert "access file users: on the volume already, nothing moved" in said
     (tmp_path / "people").write_text("b")
     assert sync_access(tmp_path, wanted)[0] == 0
     assert read_files(tmp_path / "volume/.access") == {"users": b"b"}
+
+
+def test_what_a_killed_run_left_goes_with_a_later_one(tmp_path: Path) -> None:
+    """It holds secrets of before. What is as new as this moment may be a living run's."""
+    folder = tmp_path / "volume/.access"
+    write_files(folder, {".left": b"old", ".living": b"new"})
+    hours_ago = time.time() - 7300
+    os.utime(folder / ".left", (hours_ago, hours_ago))
+    (tmp_path / "people").write_text("a")
+    assert sync_access(tmp_path, f"users=file://{tmp_path}/people")[0] == 0
+    assert read_files(folder) == {".living": b"new", "users": b"a"}
+
+
+def test_plan_tells_what_would_come(tmp_path: Path) -> None:
+    """It writes nothing, and fails where the sync would."""
+    (tmp_path / "people").write_text("a")
+    (tmp_path / "volume").mkdir()
+    wanted = f"users=file://{tmp_path}/people"
+    status, said = sync_access(tmp_path, wanted, command="plan")
+    assert status == 0, said
+    assert "access file users: 1 bytes from file://" in said
+    assert not list((tmp_path / "volume").iterdir())
+    sync_access(tmp_path, wanted)
+    status, said = sync_access(tmp_path, wanted, command="plan")
+    assert (status, "access file users: on the volume already, nothing moved" in said) == (0, True)
+    (tmp_path / "people").unlink()
+    status, said = sync_access(tmp_path, wanted, command="plan")
+    assert status == 1
+    assert "people: No such file or directory" in said
 
 
 @pytest.mark.parametrize(
