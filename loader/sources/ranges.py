@@ -127,7 +127,7 @@ class RangeReader:
             return AccessDenied(said, hint=self._denied)
         if response.status in (404, 410, 412, 416):
             return ObjectNotFound(
-                f"{said}: not found, or replaced since it was listed",
+                f"{said}: not found, empty, or replaced since it was listed",
                 hint="Check the address; publish under a new version instead of replacing objects",
             )
         if response.status in _BUSY or response.status >= 500:
