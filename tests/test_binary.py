@@ -110,7 +110,7 @@ def test_json_and_binary_tensors_mix_in_one_request() -> None:
         (request(shape=[-1, -2]), "FP32 takes 0 bytes, got 8"),
         (request(shape=[2**62, 2**62]), "takes .* bytes, got 8"),
         (request(shape=[0, 2**70], parameters={"binary_data_size": 0}), "does not hold 0 values"),
-        (request(shape=[1] * 50 + [2]), "does not hold 2 values"),
+        (request(shape=[1] * 70 + [2]), "does not hold 2 values"),
         (request(datatype="BOOL", shape=[8]), "a byte of BOOL is neither 0 nor 1"),
         (request(datatype="BYTES", shape=[2], parameters={"binary_data_size": 8}), "element 0 of BYTES reaches beyond"),
         (request(texts(b"a"), datatype="BYTES", shape=[2]), "5 bytes are too few for 2 elements"),
