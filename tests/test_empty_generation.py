@@ -152,7 +152,7 @@ def test_nothing_is_taken_away_for_room_that_it_cannot_bridge(server: Server, so
     wait_until(lambda: server.admin("/status").json()["problem"] == "", "the problem to be gone")
     server.desire(("m", "2"))
     server.wait_for("m", "failed", "2")
-    put(server, "m", "3", ballast(3, 190 * MIB), peak=MIB)
+    put(server, "m", "3", ballast(3, 240 * MIB), peak=MIB)  # version 2 does not fit beside it
     server.desire(("m", "3"))
     server.wait_for("m", "ready", "3")
     assert answer(server) == 3.0

@@ -19,6 +19,9 @@ import pytest
 from loader import report
 from loader.bundle.sync_status import read_sync_status
 from loader.report import Report, SyncProgress
+from tests.lying_store import lies
+from tests.lying_store.store import EVER, URI, LyingStore, running
+from tests.serve import wait_until
 from tests.sources import ROOT, digits, pantry, published, start_pantry, write_files, write_models
 
 FILES = {"model.pkl": b"model" * 1000, "a/table.npy": b"table"}
@@ -249,14 +252,15 @@ def test_verify_damage(tmp_path: Path, change: dict[str, bytes | None], sentence
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped(tmp_path: Path, number: signal.Signals) -> None:
     """A sync that is told to stop exits 1 soon, says that it can be continued, and shows no traceback."""
-    store = write_files(tmp_path / "store", published({"model.pkl": os.urandom(60_000_000)}, 512))
-    models = write_models(tmp_path / "models.yaml", digits(store))
-    with start_pantry("sync", "--models", models, "--volume", tmp_path / "volume") as process:
-        deadline = time.monotonic() + 30
-        while not any((tmp_path / "volume").glob("digits/.staging/*/model.pkl")) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=10)
+    models = write_models(tmp_path / "models.yaml", {"name": "digits", "version": "1", "storageUri": URI})
+    with running(LyingStore()) as store:
+        store.put(published({"model.pkl": os.urandom(2_000_000)}))
+        store.lies(lies.stalled(60), name="model.pkl", times=EVER)  # it is in the middle for a minute
+        arguments = ("sync", "--models", models, "--volume", tmp_path / "volume")
+        with start_pantry(*arguments, STORAGE_EMULATOR_HOST=store.url) as process:
+            wait_until(store.reads, "the model to be asked for")
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=10)
     assert process.returncode == 1
     assert "Traceback" not in errors
     last = json.loads(errors.splitlines()[-1])
