@@ -163,11 +163,11 @@ class Lane:
         del self._asked[asked.connection]
         exchange = asked.exchange
         exchange.status, exchange.bytes_out = reply.status, len(reply.body)
+        self._ended.append(exchange.end())  # counted first: whoever has the answer finds it among the metrics
         try:
             self._send(asked.connection, reply, exchange, asked.head.keeps)
         except Exception as error:
             write_failure("connection-failed", error)
-        self._ended.append(exchange.end())
 
 
 class _Asked:
