@@ -231,6 +231,27 @@ def test_versions_swap_under_load_without_a_failed_request(server: Server) -> No
     assert counts.keys() == {"version 1", "version 2", "version 3"}
 
 
+def test_a_version_is_ready_when_no_new_connection_meets_the_one_before(server: Server) -> None:
+    """As long as one may, here because the old generation stands still, the phase is warming; both answer."""
+    serve(server, Doubler())
+    assert server.process is not None
+    (master,) = children_of(server.process.pid)
+    put(server, "m", "2", Doubler(3))
+    os.kill(master, signal.SIGSTOP)
+    try:
+        server.desire(("m", "2"))
+        wait_until(lambda: '"generation":3,"bundles":["m/2"],"seconds"' in server.log.read_text(), "it to be there")
+        time.sleep(1)
+        assert (server.model("m")["phase"], server.model("m")["serving"]) == ("warming", "1")
+        assert server.admin("/readyz").status_code == 200
+        answers = {server.post("/predict", json={"instance": 1}).json()["prediction"] for _ in range(40)}
+        assert answers <= {2.0, 3.0}
+    finally:
+        os.kill(master, signal.SIGCONT)
+    server.wait_for("m", "ready", "2")
+    assert {server.post("/predict", json={"instance": 1}).json()["prediction"] for _ in range(40)} == {3.0}
+
+
 def test_the_old_generation_ends_after_a_swap(server: Server) -> None:
     """There is one generation again, so that the memory of the old one is the system's."""
     serve(server, Doubler())

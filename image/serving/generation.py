@@ -7,6 +7,7 @@ in flight, gives kept-alive connections time for one more request, which it answ
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -37,7 +38,7 @@ from serving.sight import logs, metrics
 from serving.state import Phase
 from serving.supervise.development import open_unverified
 from serving.supervise.memory import read_memory
-from serving.supervise.messages import BundleRef, GenerationSpec, Message, WorkerEnded
+from serving.supervise.messages import BundleRef, Closed, GenerationSpec, Message, WorkerEnded
 from serving.supervise.rules import growth_bound
 
 PROGRESS_EVERY_SECONDS = 0.5
@@ -64,7 +65,8 @@ class GenerationServer(BaseApplication):
         """Load, fork, and serve until SIGTERM."""
         settings = self._spec.settings
         limit = read_memory(settings.memory_limit).limit
-        Master(self, growth_bound(settings.worker_memory, limit, settings.workers)).run()
+        closed = functools.partial(_send, self._spec.pipe, Closed())
+        Master(self, growth_bound(settings.worker_memory, limit, settings.workers), closed).run()
 
     def load_config(self) -> None:
         """Hand gunicorn its settings."""
@@ -165,6 +167,11 @@ class GenerationServer(BaseApplication):
         self._note.begin()
         _send(self._spec.pipe, Message(Phase.READY))
 
+    def note_closed(self) -> None:
+        """Note, in a worker, that it takes no more connections."""
+        if self._note is not None:
+            self._note.end()
+
     def _report(self, name: str, total: int, done: int) -> None:
         _send(self._spec.pipe, Message(Phase.LOADING, name, done, total))
 
@@ -183,8 +190,9 @@ def main() -> None:
     GenerationServer(spec).run()
 
 
-def _send(pipe: int, message: Message | WorkerEnded) -> None:
-    os.write(pipe, msgspec.json.encode(message) + b"\n")  # one write of less than PIPE_BUF: lines never mix
+def _send(pipe: int, message: Message | WorkerEnded | Closed) -> None:
+    with contextlib.suppress(BrokenPipeError):  # a killed supervisor: what is in flight is answered all the same
+        os.write(pipe, msgspec.json.encode(message) + b"\n")  # one write of less than PIPE_BUF: lines never mix
 
 
 def _throttled(tell: Callable[[int], None]) -> Callable[[int], None]:

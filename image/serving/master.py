@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gunicorn.app.base import BaseApplication
@@ -19,6 +19,7 @@ from gunicorn.workers.base import Worker
 from serving.supervise.memory import anonymous_bytes
 
 LOOK_EVERY_SECONDS = 2.0
+STOPPING_SECONDS = 0.02  # between two looks at workers that were told to end
 _RETIRING_AGE = -1  # gunicorn ends the oldest first, and the oldest has the lowest number
 
 
@@ -37,12 +38,16 @@ class Note:
 
     @property
     def answers(self) -> bool:
-        """Whether the worker takes requests."""
+        """Whether the worker takes connections."""
         return self._bytes[0] == 1
 
     def begin(self) -> None:
-        """Note that the worker takes requests."""
+        """Note that the worker takes connections."""
         self._bytes[0] = 1
+
+    def end(self) -> None:
+        """Note that the worker takes no more of them."""
+        self._bytes[0] = 0
 
     @property
     def computing(self) -> tuple[str, ...]:
@@ -66,10 +71,11 @@ class Master(Arbiter):
     Args:
         app: the generation.
         bound: bytes that a worker may grow by.
+        closed: called when it ends and no worker takes connections any more.
     """
 
-    def __init__(self, app: BaseApplication, bound: int) -> None:
-        self._bound, self._look_at = bound, 0.0
+    def __init__(self, app: BaseApplication, bound: int, closed: Callable[[], None]) -> None:
+        self._bound, self._closed, self._look_at = bound, closed, 0.0
         super().__init__(app)
 
     def murder_workers(self) -> None:
@@ -106,10 +112,13 @@ class Master(Arbiter):
             listener.close()
         self.LISTENERS = []  # type: ignore[misc]
         self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
-        end = time.monotonic() + self.cfg.graceful_timeout
+        end, told = time.monotonic() + self.cfg.graceful_timeout, False
         while self.WORKERS and time.monotonic() < end:
             self.reap_workers()
-            time.sleep(0.05)
+            if not told and not any(note_of(worker).answers for worker in self.WORKERS.values()):
+                told = True
+                self._closed()
+            time.sleep(STOPPING_SECONDS)
         self.kill_workers(signal.SIGKILL)
         self.reap_workers()
 

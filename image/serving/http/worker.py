@@ -139,6 +139,8 @@ class BufferingWorker(ThreadWorker):
             self._end_hanging()
 
     def _cap_keepalive(self, deadline: float) -> None:
+        """At the end of the worker, which has just stopped taking connections: wait for those it has until then."""
+        self.app.note_closed()  # type: ignore[attr-defined] # of a GenerationServer
         for connection in self._waiting:
             if connection.doing is Doing.IDLE:
                 connection.deadline = min(connection.deadline, deadline)

@@ -15,7 +15,7 @@ import msgspec
 from serving.settings import Settings
 from serving.state import Phase
 from serving.supervise import rules
-from serving.supervise.messages import BundleRef, GenerationSpec, Message, WorkerEnded
+from serving.supervise.messages import BundleRef, Closed, GenerationSpec, Message, WorkerEnded
 
 
 class GenerationProcess:
@@ -48,7 +48,7 @@ class GenerationProcess:
         self._deaths: list[tuple[float, WorkerEnded]] = []
         self._workers, self._ready_workers = settings.workers, 0
         self._last: dict[str, Message] = {}
-        self._loading, self._warming, self._buffer = "", False, b""
+        self._loading, self._warming, self._closed, self._buffer = "", False, False, b""
         self._deadline: float | None = None
         self._pipe, theirs = os.pipe()
         os.set_blocking(self._pipe, False)
@@ -77,6 +77,11 @@ class GenerationProcess:
         return self._ready_workers >= self._workers
 
     @property
+    def takes_connections(self) -> bool:
+        """Whether a new connection may still come to one of its workers."""
+        return not self._closed and self.exit_status is None
+
+    @property
     def loading(self) -> str:
         """The model that it is loading, or ""."""
         return "" if self._warming else self._loading
@@ -96,10 +101,12 @@ class GenerationProcess:
                 self._buffer += data
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            self._hear(msgspec.json.decode(line, type=Message | WorkerEnded))
+            self._hear(msgspec.json.decode(line, type=Message | WorkerEnded | Closed))
 
-    def _hear(self, message: Message | WorkerEnded) -> None:
-        if isinstance(message, WorkerEnded):
+    def _hear(self, message: Message | WorkerEnded | Closed) -> None:
+        if isinstance(message, Closed):
+            self._closed = True
+        elif isinstance(message, WorkerEnded):
             if not self.draining:
                 self.ended_workers.append(message)
             if not message.grown:

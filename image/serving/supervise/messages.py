@@ -43,6 +43,10 @@ class WorkerEnded(msgspec.Struct, frozen=True, tag=True):
     grown: int = 0
 
 
+class Closed(msgspec.Struct, frozen=True, tag=True):
+    """One line from a generation to its supervisor: it ends, and none of its workers takes connections any more."""
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """One line from a generation to its supervisor: progress, a failure, or a worker that answers.
 
