@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ HOW_TO_RUN = {
     "image": "needs a built image; run `make image test-image`",
     "big": "writes gigabytes; run `pytest -m big`",
 }
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to what it starts in the background: Ctrl-C is ignored there, by all children too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
