@@ -74,7 +74,7 @@ def hostile(command: str) -> dict[str, tuple[bytes, Globals]]:
             b"\x80\x04" + stack_global("pkgutil", "resolve_name") + short("os:system") + b"\x85R" + argument,
             {("pkgutil", "resolve_name")},
         ),
-        "dotted name": (b"\x80\x04" + stack_global("pathlib", "os.system") + argument, {("pathlib", "os.system")}),
+        "dotted name": (b"\x80\x04" + stack_global("shutil", "os.system") + argument, {("shutil", "os.system")}),
         "memo": (
             b"\x80\x04" + short("os") + b"\x94" + short("system") + b"\x94" + b"00" + b"h\x00h\x01\x93" + argument,
             system,
