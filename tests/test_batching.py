@@ -157,6 +157,21 @@ def test_a_full_queue_refuses_at_once(pool: ThreadPoolExecutor) -> None:
     assert [future.result(10)["y"].item() for future in (first, *waiting)] == [0.0, 2.0, 4.0]
 
 
+def test_large_requests_do_not_make_small_ones_seem_late(pool: ThreadPoolExecutor) -> None:
+    """What a request of a hundred batches took is not what each of the next one's hundred will take."""
+
+    def run(inputs: Arrays) -> Arrays:
+        time.sleep(len(inputs["x"]) / 1000)
+        return {"y": inputs["x"]}
+
+    busy, large = batcher(run, rows=4, seconds=5), rows(*[1.0] * 400)
+    busy.predict(large)
+    others = [pool.submit(busy.predict, large) for _ in range(2)]
+    time.sleep(0.1)  # one runs, one waits
+    assert busy.predict(rows(7))["y"].item() == 7.0
+    assert [len(future.result(10)["y"]) for future in others] == [400, 400]
+
+
 def test_who_would_wait_past_the_deadline_is_refused_at_once(pool: ThreadPoolExecutor) -> None:
     """From what runs took so far it is known that the queue is too long, long before it is full."""
     gate = Gate(seconds=0.2)

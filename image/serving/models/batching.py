@@ -59,7 +59,8 @@ class Batcher:
         self._wakes_at = 0  # requests in the queue that wake it; 0 while it is awake
         self._returning = Returning()
         self._began: float | None = None  # of the run that goes on now
-        self._average = 0.0  # seconds of a run
+        self._size = 1.0  # of that run: a request of many rows counts for as many runs as its rows would fill
+        self._average = 0.0  # seconds of a run of size 1
 
     def predict(self, inputs: Arrays) -> Arrays:
         """Answer, alone or with others that wait.
@@ -122,7 +123,7 @@ class Batcher:
         if self._began is None and not self._queue:
             return
         elapsed = 0.0 if self._began is None else ticket.queued_at - self._began
-        wait = max(self._average - elapsed, 0.0) + self._batches() * self._average
+        wait = max(self._size * self._average - elapsed, 0.0) + self._batches() * self._average
         if elapsed > self._seconds:
             wait = self._seconds
         elif len(self._queue) < self._max_queue and wait + self._average <= self._seconds:
@@ -138,13 +139,19 @@ class Batcher:
             return len(self._queue)
         return self._waiting // self._max_rows
 
+    def _size_of(self, batch: list[Ticket]) -> float:
+        """Return how many full runs a run counts for, at least one."""
+        if self._max_rows == 1:
+            return 1.0
+        return max(1.0, sum(ticket.weight for ticket in batch) / self._max_rows)
+
     def _work(self) -> None:
         """Run what waits, for ever."""
         while True:
             self._gather()
             with self._lock:
                 batch = self._take()
-                self._began = time.monotonic() if batch else None
+                self._began, self._size = (time.monotonic(), self._size_of(batch)) if batch else (None, 1.0)
             if not batch:
                 continue  # whoever waited was withdrawn
             try:
@@ -234,7 +241,7 @@ class Batcher:
             raise PredictFailed(f"model {self._name} failed: {type(error).__name__}") from error
         finally:
             seconds = time.monotonic() - began
-            self._average += (seconds - self._average) * (SMOOTHING if self._average else 1.0)
+            self._average += (seconds / self._size_of(batch) - self._average) * (SMOOTHING if self._average else 1.0)
             self._observe(sum(t.rows for t in batch) or 1, [began - t.queued_at for t in batch], seconds)
 
     def _too_late(self) -> PredictTimeout:
