@@ -57,7 +57,7 @@ class SyncProgress:
     def __init__(self, report: Report, root: Path, model: str, version: str) -> None:
         self.report, self._root, self._model, self._version = report, root, model, version
         self._bytes = self._total = 0
-        self._began = self._told = self._written = self._heard = time.monotonic()
+        self._began = self._told = self._written = time.monotonic()
         self._lately = deque([(self._began, 0)])
 
     def phase(self, phase: Literal["syncing", "verifying", "synced"], text: str, total: int | None = None) -> None:
@@ -90,9 +90,8 @@ class SyncProgress:
             name: of the file they belong to.
         """
         now = time.monotonic()
-        if now - self._heard > RATE_OVER_SECONDS:  # how long nothing came says nothing of how long the rest takes
+        if now - self._lately[-1][0] > RATE_OVER_SECONDS:  # how long nothing came is no measure of the rest
             self._lately, self._told = deque([(now, self._bytes)]), now
-        self._heard = now
         self._bytes += count
         if now - self._written >= STATUS_EVERY_SECONDS:
             self._written = now

@@ -114,7 +114,7 @@ def test_the_time_left_after_a_pause_is_of_what_comes_then(tmp_path: Path, monke
         time.sleep(0.01)
     told = [line["secondsLeft"] for line in map(json.loads, stream.getvalue().splitlines()) if "secondsLeft" in line]
     assert told
-    assert max(told) <= 1
+    assert max(told) < 20  # with the pause it would be a minute
 
 
 def test_one_of_several_fails(models: Path, tmp_path: Path) -> None:
