@@ -112,6 +112,13 @@ def _keys(options: argparse.Namespace) -> PublicKeys | None:
     return load_public_keys(options.public_key) if options.public_key else None
 
 
+def _bring_access(options: argparse.Namespace, report: Report, *, only_plan: bool = False) -> bool:
+    from loader.access import AccessFile, bring_all
+
+    files = [AccessFile.parse(text) for text in options.access]
+    return bring_all(files, options.volume, report, only_plan=only_plan)
+
+
 def _publish(options: argparse.Namespace, report: Report) -> bool:
     from loader.publish import publish
     from loader.signatures import load_private_key
@@ -122,22 +129,18 @@ def _publish(options: argparse.Namespace, report: Report) -> bool:
 
 
 def _sync(options: argparse.Namespace, report: Report) -> bool:
-    from loader.access import AccessFile, bring_all
     from loader.sync import sync_all
 
     specs, keys = load_models(options.models), _keys(options)
-    access = [AccessFile.parse(text) for text in options.access]
-    admitted = bring_all(access, options.volume, report)  # first: no model should be there before those who may ask it
+    admitted = _bring_access(options, report)  # first: no model should be there before those who may ask it
     return sync_all(specs, options.volume, options.retain, report, keys, pack=options.pack) and admitted
 
 
 def _plan(options: argparse.Namespace, report: Report) -> bool:
-    from loader.access import AccessFile, bring_all
     from loader.plan import plan_all
 
     specs, keys = load_models(options.models), _keys(options)
-    access = [AccessFile.parse(text) for text in options.access]
-    admitted = bring_all(access, options.volume, report, only_plan=True)
+    admitted = _bring_access(options, report, only_plan=True)
     return plan_all(specs, options.volume, options.retain, report, keys) and admitted
 
 
