@@ -243,6 +243,8 @@ def test_one_object(web: Web) -> None:
     assert list(found_by_name(web.uri, map(quote, some)).values()) == list(some.values())
     with pytest.raises(ObjectNotFound, match="model.pk"):
         found_by_name(web.uri, ["model.pk"])
+    with pytest.raises(ObjectNotFound, match="HTTP 416: empty, or replaced"):
+        found_by_name(web.uri, (quote(name) for name, data in FILES.items() if not data))
 
 
 def test_read_ranges(web: Web) -> None:

@@ -126,8 +126,9 @@ class RangeReader:
         if response.status in (401, 403):
             return AccessDenied(said, hint=self._denied)
         if response.status in (404, 410, 412, 416):
+            what = "empty" if response.status == 416 else "not found"  # not one byte of what was asked for is there
             return ObjectNotFound(
-                f"{said}: not found, empty, or replaced since it was listed",
+                f"{said}: {what}, or replaced since it was listed",
                 hint="Check the address; publish under a new version instead of replacing objects",
             )
         if response.status in _BUSY or response.status >= 500:
