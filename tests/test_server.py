@@ -232,7 +232,7 @@ def test_versions_swap_under_load_without_a_failed_request(server: Server) -> No
 
 
 def test_a_version_is_ready_when_no_new_connection_meets_the_one_before(server: Server) -> None:
-    """As long as one may, here because the old generation stands still, the phase is warming; both answer."""
+    """As long as one may, here because the old generation stands still, the phase is warming; either answers."""
     serve(server, Doubler())
     assert server.process is not None
     (master,) = children_of(server.process.pid)

@@ -73,7 +73,6 @@ class Supervisor:
         self._serving: GenerationProcess | None = None
         self._starting: GenerationProcess | None = None
         self._draining: list[GenerationProcess] = []
-        self._before: GenerationProcess | None = None  # of them, the one that answered last
         self._failures: dict[BundleRef, Failure] = {}
         self._empty_failure: Failure | None = None  # of generations without models; None again once anything answers
         self._seen: dict[str, Sighting] = {}
@@ -134,12 +133,15 @@ class Supervisor:
         for generation in self._heard():
             generation.pump()
             self._count_workers(generation)
-        if self._before is not None and not self._before.takes_connections:
-            self._before = None
 
     def _heard(self) -> list[GenerationProcess]:
         """Return the generations that have something to say."""
         return [g for g in (self._serving, self._starting, self._before) if g is not None]
+
+    @property
+    def _before(self) -> GenerationProcess | None:
+        """The generation that ends, as it was asked to, and that a new connection may still meet."""
+        return next((g for g in reversed(self._draining) if g.draining and g.takes_connections), None)
 
     def _count_workers(self, generation: GenerationProcess) -> None:
         while generation.ended_workers:
@@ -308,7 +310,6 @@ class Supervisor:
         if self._serving is not None:
             self._serving.drain(self._settings.drain_seconds + KILL_AFTER_SECONDS)
             self._draining.append(self._serving)
-            self._before = self._serving
         if self._starting.bundles:
             names = {ref.name for ref in self._starting.bundles}
             self._held = (*self._starting.bundles, *(ref for ref in self._held if ref.name not in names))
@@ -335,8 +336,8 @@ class Supervisor:
         """Tell everyone where each model is."""
         serving = self._serving.bundles if self._serving else ()
         progress = self._starting.progress() if self._starting else {}
-        if self._serving and self._before:  # a new connection may still meet the version of before
-            serving, progress = self._before.bundles, {**self._serving.progress(), **progress}
+        if self._serving and (before := self._before):
+            serving, progress = before.bundles, {**self._serving.progress(), **progress}
         models = tuple(
             rules.describe(spec, self._seen[spec.name], serving, self._failures, progress) for spec in self._desired
         )
