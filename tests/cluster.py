@@ -40,9 +40,15 @@ RESTRICTED = {
 }
 
 
+# By WebSocket `kubectl exec` loses now and then what a quick command prints ("Unknown stream id 1"), and exits 0.
+ENVIRONMENT = {**os.environ, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false"}
+
+
 def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     """Run a command and return its output; a failure shows what it said."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=900, check=False, env=ENVIRONMENT
+    )
     assert not check or done.returncode == 0, f"{' '.join(command)[:300]}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout + ("" if check else done.stderr)
 

@@ -801,7 +801,8 @@ def test_replicas_with_one_trouble_are_one_finding() -> None:
 
 
 KUBECTL = r"""#!{python}
-# Answers from files as kubectl does: KIND.json, or nothing of that kind; a file KIND.denied refuses.
+# Answers from files as kubectl does: KIND.json, or nothing of that kind; a file KIND.denied refuses. As kubectl may,
+# it loses what a command printed as often as the file `losses` has letters.
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
 pairs = {{"--namespace", "--context", "--selector", "--output", "--container", "--verbs"}}
@@ -812,6 +813,8 @@ if verb == "api-resources":
     print("deployments.apps pods nodes jobs.batch services events configmaps".replace(" ", "\n"))
     print("persistentvolumeclaims\nstorageclasses.storage.k8s.io")
     print("ingresses.networking.k8s.io ingressclasses.networking.k8s.io".replace(" ", "\n"))
+elif verb == "exec" and (here / "losses").exists() and (here / "losses").read_text():
+    (here / "losses").write_text((here / "losses").read_text()[1:])
 elif verb == "exec" and "pantry" in rest:
     denied = (here / "exec.denied").exists()
     sys.exit("error: pods is forbidden") if denied else print((here / "status.json").read_text())
@@ -888,6 +891,15 @@ def test_the_command_on_a_broken_release(cluster: Path) -> None:
     assert hint.startswith("         Make it with `kubectl create secret tls models-tls")
     done = doctor(cluster, "--json")
     assert (done.returncode, json.loads(done.stdout)["where"]) == (1, "Secret/models-tls")
+
+
+def test_what_kubectl_loses_is_asked_again(cluster: Path) -> None:
+    """An exec that prints nothing and exits 0 is no answer; where it stays so, that is said of the server's status."""
+    (cluster / "losses").write_text("xx")
+    assert doctor(cluster, "--json").stdout == ""
+    (cluster / "losses").write_text("xxx")
+    (found,) = map(json.loads, doctor(cluster, "--json").stdout.splitlines())
+    assert (found["severity"], "kubectl exec printed nothing, 3 times" in found["says"]) == ("warning", True)
 
 
 def test_what_may_not_be_read_is_said(cluster: Path) -> None:

@@ -17,6 +17,7 @@ from loader.status import Server
 
 _SECONDS = 30
 _AT_ONCE = 6
+_TRIES = 3  # of a command in a pod whose output was lost
 # The release's own, by label: a namespace may have thousands of others'. What has no group is Kubernetes's core.
 _OWN = {
     "deployments.apps": "Deployment",
@@ -114,8 +115,7 @@ def _with_inside(kubectl: _Kubectl, world: Snapshot) -> Snapshot:
     for pod in world.pods():
         if not server_runs(pod):
             continue
-        execute = ("exec", name_of(pod), "--container", "server", "--")
-        said, why = kubectl.output(*execute, "pantry", "status", "--json", f"http://127.0.0.1:{_admin_port(pod)}")
+        said, why = kubectl.execute(pod, "pantry", "status", "--json", f"http://127.0.0.1:{_admin_port(pod)}")
         try:
             server = msgspec.json.decode(said, type=Server)
         except msgspec.DecodeError:
@@ -123,7 +123,7 @@ def _with_inside(kubectl: _Kubectl, world: Snapshot) -> Snapshot:
             continue
         answers = {}
         if check := health_check(world, pod):
-            said, _ = kubectl.output(*execute, "python3", "-c", _ASK, str(check[0]), check[1])
+            said, _ = kubectl.execute(pod, "python3", "-c", _ASK, str(check[0]), check[1])
             answers[check] = int(said) if said.strip().isdigit() else 0
         inside[name_of(pod)] = Inside(server, answers)
     return replace(world, unread=unread, inside=inside)
@@ -159,6 +159,18 @@ class _Kubectl:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         complaint = lines[-1] if lines else f"exit status {done.returncode}"
         return done.stdout, "" if done.returncode == 0 else one_line(complaint.removeprefix("error: "))
+
+    def execute(self, pod: Object, *command: str) -> tuple[str, str]:
+        """Run a command that prints something in a server's container, and return what `output` does.
+
+        By WebSocket, its default, kubectl loses now and then what a quick command prints and still exits 0: silence
+        is asked again.
+        """
+        for _ in range(_TRIES):
+            said, why = self.output("exec", name_of(pod), "--container", "server", "--", *command)
+            if said or why:
+                return said, why
+        return "", f"kubectl exec printed nothing, {_TRIES} times"
 
     def run(self, *arguments: str) -> str:
         """Run kubectl and return what it prints; a complaint beside it, as of one API that is away, is no matter."""
