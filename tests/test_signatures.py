@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -256,6 +257,7 @@ def test_no_key_matches_nothing() -> None:
         (b"-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n", "not a public key in PEM"),
         (b"x" * 100_000, "more than 65536 bytes"),
     ],
+    ids=itertools.count(),  # the keys are new in every run
 )
 def test_not_a_public_key(tmp_path: Path, content: bytes, expected: str) -> None:
     """Whatever else is given as a public key is named, with what to do."""
@@ -276,6 +278,7 @@ def test_not_a_public_key(tmp_path: Path, content: bytes, expected: str) -> None
         (b"nonsense", "not a private key in PEM. Make one with `openssl ecparam"),
         (private_pem(PRIVATE)[:90], "not a private key in PEM"),
     ],
+    ids=itertools.count(),  # the keys are new in every run
 )
 def test_not_a_private_key(tmp_path: Path, content: bytes, expected: str) -> None:
     """Whatever else is given as a private key is named, with what to do, and never shown."""
