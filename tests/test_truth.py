@@ -24,6 +24,7 @@ from tests.lying_store import lies
 from tests.lying_store.store import EVER, PREFIX, Answer, Ask, Lie, LyingStore, refusal, running
 from tests.lying_store.syncing import (
     IMPATIENT,
+    STUBBORN,
     Seconds,
     assert_refused,
     assert_synced,
@@ -178,7 +179,7 @@ def test_retry_after_is_kept_to(store: LyingStore, root: Path, plain: bool) -> N
     """A store that says when to come back is left alone until then."""
     store.put(objects_of({"model.pkl": b"x" * 1000}, plain=plain))
     store.lies(lies.status(429, Retry_After="2"), name="model.pkl")
-    assert_synced(sync_here(root), root, {"model.pkl": b"x" * 1000})
+    assert_synced(sync_here(root, seconds={**STUBBORN, "READ_SECONDS": 30.0}), root, {"model.pkl": b"x" * 1000})
     first, second = store.reads("model.pkl")
     assert second.at - first.at >= 2
 

@@ -28,7 +28,7 @@ IMPATIENT: Seconds = {
     "READ_SECONDS": 0.3,
     "CHUNK_SECONDS": 3.0,
 }
-STUBBORN: Seconds = {**IMPATIENT, "GIVE_UP_AFTER_SECONDS": 30.0}
+STUBBORN: Seconds = {**IMPATIENT, "GIVE_UP_AFTER_SECONDS": 30.0, "READ_SECONDS": 1.0}
 _MODULES = ("loader.retry", "loader.transfer.fetch", "loader.sources.ranges")
 _HINT = re.compile(
     r"[.:;] (check|correct|enlarge|find|free|give|grant|make|mount|move|name|publish|remove|rename|renew|run|sync|try|"
