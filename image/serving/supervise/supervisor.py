@@ -25,15 +25,16 @@ from serving.supervise import rules
 from serving.supervise.admin import AdminServer
 from serving.supervise.exposition import Exposition
 from serving.supervise.exposition import tell as log
+from serving.supervise.failures import Failures
 from serving.supervise.generation_process import GenerationProcess
+from serving.supervise.generations import Generations
 from serving.supervise.messages import BundleRef
 from serving.supervise.room import look_for_room
-from serving.supervise.rules import Failure, Need, Sighting, Verdict
+from serving.supervise.rules import Need, Sighting, Verdict
 from serving.supervise.watch import ModelsFile, VolumeWatch
 
 TICK_SECONDS = 0.2
 EMPTY_DRAIN_SECONDS = 5.0  # for a generation without models: its answers are short
-KILL_AFTER_SECONDS = 5.0  # beyond what gunicorn itself takes to end its workers
 
 
 class Supervisor:
@@ -70,11 +71,7 @@ class Supervisor:
         self._exposition = admin.exposition = Exposition(self._runtime)
         self._desired: tuple[ModelSpec, ...] = ()
         self._problem = ""
-        self._serving: GenerationProcess | None = None
-        self._starting: GenerationProcess | None = None
-        self._draining: list[GenerationProcess] = []
-        self._failures: dict[BundleRef, Failure] = {}
-        self._empty_failure: Failure | None = None  # of generations without models; None again once anything answers
+        self._generations, self._failures = Generations(settings.drain_seconds), Failures()
         self._seen: dict[str, Sighting] = {}
         self._needs: dict[BundleRef, Need] = {}
         self._held: tuple[BundleRef, ...] = ()  # what answered last, also while it makes room or was lost
@@ -82,7 +79,7 @@ class Supervisor:
         self._room_at = 0.0  # when to look again whether there is room
         self._losses: list[float] = []  # when generations that served were lost
         self._lost_workers, self._retired_workers = 0, 0
-        self._generations = 0
+        self._started = 0
         self._stopping = False
         self._began = time.monotonic()
         self._state = ServerState(ready=False, models=())
@@ -109,7 +106,7 @@ class Supervisor:
 
     def _rest(self) -> None:
         """Wait for a tick, or until a signal comes or a generation says something."""
-        pipes = [generation.pipe for generation in self._heard() if generation.exit_status is None]
+        pipes = [generation.pipe for generation in self._generations.heard if generation.exit_status is None]
         readable, _, _ = select.select([self._wake, *pipes], [], [], TICK_SECONDS)
         if self._wake in readable:
             os.read(self._wake, 4096)
@@ -128,20 +125,11 @@ class Supervisor:
         seen = {sighting.ref: sighting.need for sighting in self._seen.values() if sighting.ref is not None}
         refs = {*seen, *self._held}
         self._needs = {ref: need for ref, need in {**self._needs, **seen}.items() if ref in refs}
-        self._failures = {ref: failure for ref, failure in self._failures.items() if ref in refs}
-        self._reap()
-        for generation in self._heard():
+        self._failures.keep(refs)
+        self._generations.reap()
+        for generation in self._generations.heard:
             generation.pump()
             self._count_workers(generation)
-
-    def _heard(self) -> list[GenerationProcess]:
-        """Return the generations that have something to say."""
-        return [g for g in (self._serving, self._starting, self._before) if g is not None]
-
-    @property
-    def _before(self) -> GenerationProcess | None:
-        """The generation that ends, as it was asked to, and that a new connection may still meet."""
-        return next((g for g in reversed(self._draining) if g.draining and g.takes_connections), None)
 
     def _count_workers(self, generation: GenerationProcess) -> None:
         while generation.ended_workers:
@@ -153,104 +141,79 @@ class Supervisor:
                 self._lost_workers += 1
                 log("worker-lost", generation=generation.number, pid=worker.pid, computing=worker.computing)
 
-    def _reap(self) -> None:
-        """Collect ended children: generations, and orphans that PID 1 inherits."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            for generation in (self._serving, self._starting, *self._draining):
-                if generation is not None and generation.pid == pid:
-                    generation.ended(status)
-
     def _act(self) -> None:
         self._bury()
         self._promote()
-        now = time.monotonic()
-        failed = {ref for ref, failure in self._failures.items() if now < failure.retry_at}
         wanted = os.listdir(self._runtime / WANTED_DIRECTORY)
-        chosen = rules.choose_bundles(self._desired, self._seen, self._held, failed, wanted)
+        chosen = rules.choose_bundles(self._desired, self._seen, self._held, self._failures.resting, wanted)
         target = () if self._needs_empty(chosen) else chosen
-        if self._starting is not None:
-            if self._starting.bundles != target:
-                log("generation-superseded", generation=self._starting.number)
-                self._starting.kill()
-                self._draining.append(self._starting)
-                self._starting = None
-        elif self._serving is None or self._serving.bundles != target:
-            if self._has_room(target) if target else not self._empty_pauses():
+        serving, starting = self._generations.serving, self._generations.starting
+        if starting is not None:
+            if starting.bundles != target:
+                log("generation-superseded", generation=starting.number)
+                self._generations.give_up_starting()
+        elif serving is None or serving.bundles != target:
+            if self._has_room(target) if target else not self._failures.empty_rests:
                 self._start(target)
-        elif not self._empty_pauses():
-            self._empty_failure = None  # none is needed any more
+        elif not self._failures.empty_rests:
+            self._failures.empty = None  # none is needed any more
 
     def _needs_empty(self, chosen: tuple[BundleRef, ...]) -> bool:
         """Tell whether a generation without models comes first: where nothing answers, it is there in half a second.
 
         Where it is not, because it failed, models do not wait for it, and none that is being loaded makes way for it.
         """
-        if self._serving is not None and not self._making_room:
+        if self._generations.serving is not None and not self._making_room:
             return False
-        loading = self._starting is not None and self._starting.bundles
-        return not (chosen and self._empty_failure and (loading or self._empty_pauses()))
-
-    def _empty_pauses(self) -> bool:
-        """Tell whether a generation without models has failed, and its time to be tried again has not come."""
-        return self._empty_failure is not None and time.monotonic() < self._empty_failure.retry_at
+        loading = self._generations.starting is not None and self._generations.starting.bundles
+        return not (chosen and self._failures.empty and (loading or self._failures.empty_rests))
 
     def _has_room(self, bundles: tuple[BundleRef, ...]) -> bool:
         """Tell whether a generation fits in memory now; where it does not, see to it that it will, or say why not."""
         now = time.monotonic()
         if now < self._room_at:
             return False
-        verdict, reason = look_for_room(bundles, self._needs, self._serving, bool(self._draining), self._settings)
-        broken = [ref for ref in bundles if (failure := self._failures.get(ref)) and failure.attempts]
+        generations = self._generations
+        verdict, reason = look_for_room(
+            bundles, self._needs, generations.serving, bool(generations.ending), self._settings
+        )
+        broken, empty = self._failures.broken(bundles), self._failures.empty
         retry_at = now + rules.FIRST_RETRY_SECONDS
-        if verdict is Verdict.DRAIN and not broken and self._empty_failure and self._empty_pauses():
-            reason, retry_at = rules.explain_problem("", self._empty_failure), self._empty_failure.retry_at
+        if verdict is Verdict.DRAIN and not broken and empty and self._failures.empty_rests:
+            reason, retry_at = rules.explain_problem("", empty), empty.retry_at
             verdict = Verdict.REFUSE  # nothing could take the place of what answers
         if verdict is Verdict.DRAIN and broken:  # once was enough: nobody is taken away for it again
             for ref in broken:
-                self._failures[ref] = rules.next_failure(self._failures[ref], self._failures[ref].reason, now)
+                self._failures.note((ref,), self._failures.of[ref].reason)
         elif verdict is Verdict.DRAIN:
             log("generation-makes-room")
             self._making_room = True
         elif verdict is Verdict.REFUSE:
-            refused = rules.blame_for_memory(bundles, self._serving.bundles if self._serving else (), self._needs)
+            refused = rules.blame_for_memory(bundles, generations.served, self._needs)
             if refused is None:  # fewer models than now: what serves goes on
                 self._room_at = retry_at
             else:
-                self._failures[refused] = Failure(reason, 0, retry_at)
+                self._failures.postpone(refused, reason, retry_at)
             log("generation-refused", model=refused.name if refused else "", reason=reason)
         return verdict is Verdict.START
 
     def _bury(self) -> None:
         """Draw conclusions from generations that ended or take too long."""
-        for generation in self._draining:
-            if generation.overdue and generation.exit_status is None:
-                generation.kill()
-        self._draining = [generation for generation in self._draining if generation.exit_status is None]
+        self._generations.bury()
         self._bury_serving()
-        starting = self._starting
+        starting, limit = self._generations.starting, self._settings.load_timeout_seconds
         if starting is None:
             return
-        limit = self._settings.load_timeout_seconds
         if starting.exit_status is None and time.monotonic() - starting.began > limit:
-            starting.kill()
-            self._draining.append(starting)
             self._fail(starting, f"not ready after {limit} s (PANTRY_LOAD_TIMEOUT_SECONDS)")
         elif starting.take_culprits() is not None:
-            starting.kill()
-            self._draining.append(starting)
             self._fail(starting, f"its workers died {rules.DEATHS} times before they answered; the log has the ends")
         elif starting.exit_status is not None:
             self._fail(starting, starting.failure.reason if starting.failure else starting.epitaph())
 
     def _bury_serving(self) -> None:
         """Draw conclusions from the generation that answers: it was lost, or its workers die again and again."""
-        serving, now = self._serving, time.monotonic()
+        serving, now = self._generations.serving, time.monotonic()
         if serving is None:
             return
         if culprits := serving.take_culprits():
@@ -259,8 +222,8 @@ class Supervisor:
             )
         if serving.exit_status is None:
             return
+        self._generations.serving = None
         if serving.draining:  # as it was asked to
-            self._serving = None
             return
         log("generation-lost", generation=serving.number, status=serving.exit_status)
         self._losses = [*self._losses[1 - rules.DEATHS :], now]
@@ -270,57 +233,52 @@ class Supervisor:
             reason = f"it was lost {rules.DEATHS} times within a minute"
             self._note_failures(serving.bundles, reason)
             if not serving.bundles:
-                self._empty_failure = rules.next_failure(self._empty_failure, reason, now)
-        self._serving = None
+                self._failures.note_empty(reason)
 
     def _note_failures(self, refs: Iterable[BundleRef], reason: str) -> None:
         for ref in refs:
-            self._failures[ref] = rules.next_failure(self._failures.get(ref), reason, time.monotonic())
+            self._failures.note((ref,), reason)
             log("model-failed", model=ref.name, version=ref.version, reason=reason)
 
     def _fail(self, generation: GenerationProcess, reason: str) -> None:
-        serving = self._serving.bundles if self._serving else ()
+        """The generation that is to take over never will."""
+        self._generations.give_up_starting()
         model = generation.failure.model if generation.failure else generation.loading
-        for ref in rules.blame(generation.bundles, serving, model):
-            self._failures[ref] = rules.next_failure(self._failures.get(ref), reason, time.monotonic())
+        self._failures.note(rules.blame(generation.bundles, self._generations.served, model), reason)
         if not generation.bundles:
-            self._empty_failure = rules.next_failure(self._empty_failure, reason, time.monotonic())
+            self._failures.note_empty(reason)
             self._making_room = False  # what answers goes on
         log("generation-failed", generation=generation.number, reason=reason)
-        self._starting = None
 
     def _promote(self) -> None:
         """Let a generation that answers take over from the one before."""
-        if self._starting is None or not self._starting.ready:
+        serving, starting = self._generations.serving, self._generations.starting
+        if starting is None or not starting.ready:
             return
-        if self._starting.bundles and self._serving is not None and not self._serving.bundles:
+        if starting.bundles and serving is not None and not serving.bundles:
             # Who is told that a model is ready must not meet the generation that has none: it goes first.
-            self._serving.drain(EMPTY_DRAIN_SECONDS)
-            if self._serving.overdue:
-                self._serving.kill()
+            serving.drain(EMPTY_DRAIN_SECONDS)
+            if serving.overdue:
+                serving.kill()
             return
         log(
             "generation-serving",
-            generation=self._starting.number,
-            bundles=[f"{ref.name}/{ref.version}" for ref in self._starting.bundles],
-            seconds=round(time.monotonic() - self._starting.began, 3),
+            generation=starting.number,
+            bundles=[f"{ref.name}/{ref.version}" for ref in starting.bundles],
+            seconds=round(time.monotonic() - starting.began, 3),
         )
-        for ref in self._starting.bundles:
-            self._failures.pop(ref, None)
-        if self._serving is not None:
-            self._serving.drain(self._settings.drain_seconds + KILL_AFTER_SECONDS)
-            self._draining.append(self._serving)
-        if self._starting.bundles:
-            names = {ref.name for ref in self._starting.bundles}
-            self._held = (*self._starting.bundles, *(ref for ref in self._held if ref.name not in names))
-        self._making_room, self._empty_failure = False, None
-        self._serving, self._starting = self._starting, None
+        self._generations.promote()
+        self._failures.forget(starting.bundles)
+        if starting.bundles:
+            names = {ref.name for ref in starting.bundles}
+            self._held = (*starting.bundles, *(ref for ref in self._held if ref.name not in names))
+        self._making_room, self._failures.empty = False, None
 
     def _start(self, bundles: tuple[BundleRef, ...]) -> None:
-        self._generations += 1
+        self._started += 1
         self._publish()  # the state must be there before anyone reads it
-        self._starting = GenerationProcess(
-            self._generations,
+        self._generations.starting = GenerationProcess(
+            self._started,
             bundles,
             str(self._volume),
             str(self._runtime),
@@ -329,34 +287,34 @@ class Supervisor:
             self._exposition.environment,
             {name: seen.directory for name, seen in self._seen.items() if seen.directory},
         )
-        if bundles or self._empty_failure is None:  # of its further tries, how they end is told
-            log("generation-starting", generation=self._generations, bundles=[f"{r.name}/{r.version}" for r in bundles])
+        if bundles or self._failures.empty is None:  # of its further tries, how they end is told
+            log("generation-starting", generation=self._started, bundles=[f"{r.name}/{r.version}" for r in bundles])
 
     def _publish(self) -> None:
         """Tell everyone where each model is."""
-        serving = self._serving.bundles if self._serving else ()
-        progress = self._starting.progress() if self._starting else {}
-        if self._serving and (before := self._before):
-            serving, progress = before.bundles, {**self._serving.progress(), **progress}
+        generations = self._generations
+        serving, served = generations.serving, generations.served
+        progress = generations.starting.progress() if generations.starting else {}
+        if serving and (before := generations.before):
+            served, progress = before.bundles, {**serving.progress(), **progress}
         models = tuple(
-            rules.describe(spec, self._seen[spec.name], serving, self._failures, progress) for spec in self._desired
+            rules.describe(spec, self._seen[spec.name], served, self._failures.of, progress) for spec in self._desired
         )
         self._log_changes(models)
-        answers = self._serving is not None and not self._stopping
+        answers = serving is not None and not self._stopping
         awaited = self._access.awaited()
         state = ServerState(
             ready=answers and not awaited and is_ready(models, self._state.ready),
             models=models,
-            problem=rules.explain_problem(self._problem, self._empty_failure, awaited),
+            problem=rules.explain_problem(self._problem, self._failures.empty, awaited),
             models_problem=self._problem,
-            generation=self._serving.number if self._serving else 0,
+            generation=serving.number if serving else 0,
             lost_workers=self._lost_workers,
             retired_workers=self._retired_workers,
             uptime_seconds=round(time.monotonic() - self._began, 1),
         )
         self._state = self._admin.state = state
-        roles = (("serving", self._serving), ("starting", self._starting), *(("draining", g) for g in self._draining))
-        self._exposition.update(state, tuple((role, g.pid) for role, g in roles if g is not None))
+        self._exposition.update(state, generations.roles)
         write_state(self._runtime, state)
 
     def _log_changes(self, models: tuple[ModelState, ...]) -> None:
@@ -373,15 +331,5 @@ class Supervisor:
         log("stopping")
         self._publish()
         self._listener.close()
-        if self._starting is not None:
-            self._starting.kill()
-        living = [g for g in (self._serving, self._starting, *self._draining) if g is not None]
-        for generation in living:
-            generation.drain(self._settings.drain_seconds + KILL_AFTER_SECONDS)
-        while living := [generation for generation in living if generation.exit_status is None]:
-            self._reap()
-            for generation in living:
-                if generation.overdue:
-                    generation.kill()
-            time.sleep(0.05)
+        self._generations.end()
         log("stopped")
