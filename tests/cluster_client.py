@@ -22,7 +22,7 @@ import numpy as np
 import urllib3
 
 if TYPE_CHECKING:
-    from tests.cluster import Release
+    from tests.cluster_release import Release
 
 WIDTH = 8
 WORD_TABLE = """

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Namespace, Release, curl, run, values_for_the_bucket, wait_until
+from tests.cluster import Namespace, run, values_for_the_bucket, wait_until
 from tests.cluster_client import Client
+from tests.cluster_release import Release, curl
 
 MODEL = "table"
 STORAGE: dict[str, dict[str, Any]] = {

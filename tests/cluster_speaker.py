@@ -14,8 +14,9 @@ from typing import Any, Self
 
 import urllib3
 
-from tests.cluster import BUCKET, Namespace, Release, run, values_for_the_bucket, wait_until
+from tests.cluster import BUCKET, Namespace, run, values_for_the_bucket, wait_until
 from tests.cluster_author import Author
+from tests.cluster_release import Release
 
 MODEL = "speaker"
 BUNDLE = """

@@ -18,19 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cluster import (
-    BUCKET,
-    BUCKET_URL,
-    ROOT,
-    Namespace,
-    Release,
-    curl,
-    run,
-    values_for_the_bucket,
-    wait_until,
-)
+from tests.cluster import BUCKET, BUCKET_URL, ROOT, Namespace, run, values_for_the_bucket, wait_until
 from tests.cluster_author import Author
 from tests.cluster_client import Client, vector, word_table
+from tests.cluster_release import Release, curl
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # gigabytes, on whatever machine
 

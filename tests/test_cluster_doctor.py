@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import BUCKET, IMAGE, ROOT, Namespace, Release, run, values_for_the_bucket, wait_until
+from tests.cluster import BUCKET, IMAGE, ROOT, Namespace, run, values_for_the_bucket, wait_until
 from tests.cluster_author import Author
+from tests.cluster_release import Release
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

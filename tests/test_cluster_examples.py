@@ -20,8 +20,9 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.access.passwords import hash_password
-from tests.cluster import BUCKET, IMAGE, ROOT, Namespace, curl, image_values, run, wait_until
+from tests.cluster import BUCKET, IMAGE, ROOT, Namespace, run, wait_until
 from tests.cluster_author import Author
+from tests.cluster_release import curl, image_values
 from tests.cluster_served import need_ingress
 from tests.cluster_speaker import SHARED, Speaker, merged, values_of_a_small_release
 from tests.test_example_mnist import write_keys

@@ -20,9 +20,10 @@ from typing import Any, Self
 
 import pytest
 
-from tests.cluster import BUCKET, CHART, IMAGE, Namespace, image_values, run, wait_until
+from tests.cluster import BUCKET, CHART, IMAGE, Namespace, run, wait_until
 from tests.cluster_author import Author
 from tests.cluster_gateway import gateway
+from tests.cluster_release import image_values
 from tests.cluster_served import need_ingress
 from tests.cluster_speaker import SHARED, Speaker, merged, values_of_a_small_release
 from tests.test_example_rollout import A_B, FOLDER, STEPS, commands, counts
