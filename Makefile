@@ -33,12 +33,12 @@ demo: venv ## publish, sync, serve and swap a model on this machine; ONCE=1 ends
 	$(bin)/python examples/digits/demo.py $(if $(ONCE),--once)
 
 .PHONY: test
-test: venv ## every test that needs no cluster, no image and no gigabytes
-	$(bin)/pytest
+test: venv ## every test that needs no cluster, no image and no gigabytes, on all cores
+	$(bin)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: test-cluster
 test-cluster: venv ## the tests on the cluster that KUBECONFIG names
-	PANTRY_IMAGE=$(IMAGE) $(bin)/pytest -m cluster --capture=no --verbose
+	PANTRY_IMAGE=$(IMAGE) $(bin)/pytest -m cluster --capture=no --verbose --durations=20
 
 .PHONY: test-image
 test-image: venv ## the tests inside IMAGE, which `make image` built

@@ -61,13 +61,13 @@ class Server:
 
     def admin(self, path: str) -> requests.Response:
         """GET a page of the admin port."""
-        return requests.get(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5)
+        return requests.get(f"http://127.0.0.1:{self.admin_port}{path}", timeout=20)
 
     def model(self, name: str) -> dict[str, Any]:
         """Return a model's state."""
         return next(dict(model) for model in self.admin("/status").json()["models"] if model["name"] == name)
 
-    def wait_for(self, name: str, phase: str, version: str | None = None, seconds: float = 40) -> dict[str, Any]:
+    def wait_for(self, name: str, phase: str, version: str | None = None, seconds: float = 90) -> dict[str, Any]:
         """Wait until a model is in a phase (and desired in a version), and return its state."""
 
         def reached() -> dict[str, Any] | None:
@@ -92,7 +92,7 @@ class Server:
 
 
 def wait_until(
-    reached: Callable[[], Any], what: str, seconds: float = 30, context: Callable[[], str] = lambda: ""
+    reached: Callable[[], Any], what: str, seconds: float = 60, context: Callable[[], str] = lambda: ""
 ) -> Any:
     """Ask until the answer is true, or any HTTP response, and return it."""
     end = time.monotonic() + seconds

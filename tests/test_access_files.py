@@ -161,7 +161,7 @@ def test_nobody_is_admitted_until_the_files_are_there(server: Server) -> None:
     assert refused.json() == {"error": "nobody may ask yet: the files that say who may are on their way"}
     for _ in range(12):  # more than the wrong attempts that a name has
         assert server.post("/login", auth=("alice", PASSWORD)).status_code == 503
-    assert requests.get(f"{server.url}/healthz", timeout=5).status_code == 503
+    assert requests.get(f"{server.url}/healthz", timeout=20).status_code == 503
     state = server.admin("/status").json()
     assert not state["ready"]
     assert f"nobody may ask yet: PANTRY_USERS_FILE: {folder}/users cannot be read" in state["problem"]

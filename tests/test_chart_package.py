@@ -44,7 +44,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([REGISTRY, "serve", str(home / "config.yml")], stdout=log, stderr=log)
     try:
-        wait_until(lambda: requests.get(f"http://127.0.0.1:{port}/v2/", timeout=5), "the registry", 20)
+        wait_until(lambda: requests.get(f"http://127.0.0.1:{port}/v2/", timeout=20), "the registry", 20)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -81,7 +81,7 @@ def test_what_is_pushed_renders_as_the_checkout(binary: str, registry: str, chec
     where = f"oci://{registry}/{binary}/charts"
     pushed = push(checkout, where, binary)
     assert pushed.returncode == 0, pushed.stderr
-    tags = requests.get(f"http://{registry}/v2/{binary}/charts/pantry/tags/list", timeout=5).json()["tags"]
+    tags = requests.get(f"http://{registry}/v2/{binary}/charts/pantry/tags/list", timeout=20).json()["tags"]
     assert tags == [VERSION]
     flags = ["--version", VERSION, "--plain-http"]
     assert render(binary, f"{where}/pantry", *flags) == render(binary, str(helm.CHART))
@@ -96,7 +96,7 @@ def test_a_version_names_one_chart_for_ever(binary: str, registry: str, checkout
     address = f"http://{registry}/v2/{binary}/again/pantry/manifests/{VERSION}"
     accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
     assert push(checkout, where, binary).returncode == 0
-    first = requests.get(address, headers=accept, timeout=5).content
+    first = requests.get(address, headers=accept, timeout=20).content
 
     again = push(checkout, where, binary)
     assert again.returncode == 0, again.stderr
@@ -106,7 +106,7 @@ def test_a_version_names_one_chart_for_ever(binary: str, registry: str, checkout
     other = push(checkout, where, binary)
     assert other.returncode == 1
     assert f"has another chart under {VERSION}: raise version in chart/Chart.yaml." in other.stderr
-    assert requests.get(address, headers=accept, timeout=5).content == first
+    assert requests.get(address, headers=accept, timeout=20).content == first
 
     meta = checkout / "chart/Chart.yaml"
     meta.write_text(meta.read_text().replace(f"version: {VERSION}", "version: 99.0.0", 1))

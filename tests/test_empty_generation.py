@@ -192,4 +192,4 @@ def test_one_whose_workers_die_is_given_up(server: Server, trouble: Path) -> Non
 
 def _table(server: Server) -> str:
     page = f"http://127.0.0.1:{server.admin_port}/status"
-    return requests.get(page, headers={"Accept": "text/plain"}, timeout=5).text
+    return requests.get(page, headers={"Accept": "text/plain"}, timeout=20).text

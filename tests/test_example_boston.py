@@ -54,7 +54,7 @@ def ask(server: Server, row: Any) -> tuple[int, Any]:
 
 def test_it_says_that_it_is_alive(served: Server) -> None:
     """GET / answers as the hand-made service does."""
-    answer = requests.get(f"{served.url}/", timeout=5)
+    answer = requests.get(f"{served.url}/", timeout=20)
     assert (answer.status_code, answer.text) == (200, "I'M ALIVE!")
 
 
@@ -183,7 +183,7 @@ print(json.dumps([client.get("/").text, right.json, wrong.status_code, wrong.jso
         check=True,
     )
     alive, right, status, word, keys = json.loads(done.stdout)
-    assert alive == requests.get(f"{served.url}/", timeout=5).text
+    assert alive == requests.get(f"{served.url}/", timeout=20).text
     assert right["prediction"] == pytest.approx(ask(served, DISTRICT)[1]["prediction"], rel=1e-4)
     code, wrong = ask(served, {name: value for name, value in DISTRICT.items() if name != "B"})
     assert (status, word, sorted(keys)) == (code, wrong["status"], sorted(wrong))

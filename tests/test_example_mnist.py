@@ -249,5 +249,5 @@ def test_a_better_version_comes_signed(example: Example, server: Server) -> None
         example.sync(server, "3", "--public-key", str(example.home / "author-public.pem"))
     server.wait_for("mnist", "failed", "3")
     assert ask(server, (example.folder / "7.png").read_bytes()) == {"digit": 7}
-    states = requests.get(url, headers=ALLOWED, timeout=5).json()["model_version_status"]
+    states = requests.get(url, headers=ALLOWED, timeout=20).json()["model_version_status"]
     assert [(state["version"], state["state"]) for state in states] == [("3", "END"), ("2", "AVAILABLE")]

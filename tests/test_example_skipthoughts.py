@@ -60,7 +60,7 @@ def serving(example: Example) -> Iterator[Server]:
     server = example.server()
     server.desire({"name": "skipthoughts", "version": "1", "storageUri": example.uri("1")})
     server.start(**{**example.settings(server), "workers": 2, "drain_seconds": 4})
-    early = wait_until(lambda: requests.get(f"{server.url}/healthz", timeout=5), "an answer")
+    early = wait_until(lambda: requests.get(f"{server.url}/healthz", timeout=20), "an answer")
     assert (early.status_code, list(early.json())) == (503, ["error"])
     example.sync(server)
     server.wait_for("skipthoughts", "ready", seconds=200)
@@ -101,7 +101,7 @@ def last_state(xs: list[Array], weights: dict[str, Array], end: str) -> Array:
 
 def test_the_health_page_is_the_clients(server: Server) -> None:
     """GET /healthz answers as the hand-made service did, once it can answer (the fixture saw 503 before)."""
-    answer = requests.get(f"{server.url}/healthz", timeout=5)
+    answer = requests.get(f"{server.url}/healthz", timeout=20)
     assert (answer.status_code, answer.json()) == (200, {"code": "200", "message": "Ok"})
 
 

@@ -277,7 +277,7 @@ def test_access_is_asked_for_in_the_lane_too(server: Server, tmp_path: Path) -> 
     put(server, "m", "1", Doubler(), DECLARED)
     server.desire(("m", "1"))
     server.start(access="tokens", tokens_file=str(tokens))
-    wait_until(lambda: requests.get(f"{server.url}/healthz", timeout=5).status_code == 200 or None, "ready", 20)
+    wait_until(lambda: requests.get(f"{server.url}/healthz", timeout=20).status_code == 200 or None, "ready", 20)
     body = b'{"instances": [[1, 2]]}'
     headers = {**HEADERS, "Content-Length": str(len(body))}
     assert ask(server, head(V1, headers) + body)[0] == 401

@@ -169,11 +169,11 @@ def test_hostile_headers_make_no_other_lines(server: Server) -> None:
         ("x" * 500, "x" * 128),
         ("\xe9\xff evil", "evil"),
     ):
-        answer = requests.get(f"{server.url}/healthz", headers={"X-Request-Id": said.encode("latin-1")}, timeout=5)
+        answer = requests.get(f"{server.url}/healthz", headers={"X-Request-Id": said.encode("latin-1")}, timeout=20)
         assert answer.headers["X-Request-Id"] == kept
         line_of(server, id=kept)
     path = "/" + "%22%0A%7B" * 100
-    assert requests.get(server.url + path, headers={"X-Request-Id": "path"}, timeout=5).status_code == 404
+    assert requests.get(server.url + path, headers={"X-Request-Id": "path"}, timeout=20).status_code == 404
     assert line_of(server, id="path")["path"].startswith('/"\n{')
     assert all("event" in line for line in lines_of(server))
 

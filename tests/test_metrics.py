@@ -66,7 +66,7 @@ def test_requests_are_counted_by_model_version_code_and_route(server: Server) ->
         assert server.post("/predict", json={"x": [1, 2]}).status_code == 200
     assert server.post("/v1/models/m:predict", json={"instances": [[1, 2], [3, 4]]}).status_code == 200
     assert server.post("/v1/models/m:predict", json={"instances": [[1]]}).status_code == 400
-    requests.get(f"{server.url}/healthz", timeout=5)
+    requests.get(f"{server.url}/healthz", timeout=20)
     after = scrape(server)
 
     def more(name: str, **labels: str) -> float:
@@ -144,8 +144,8 @@ def test_hostile_names_do_not_grow_the_output(server: Server) -> None:
     def ask(name: str, method: str) -> None:
         for path in (f"/v1/models/{name}:predict", f"/v2/models/{name}/infer", f"/v2/models/m/versions/{name}/infer"):
             server.post(path, json={"instances": [[1, 2]]})
-        requests.get(f"{server.url}/{name}", timeout=5)
-        requests.request(method, page, timeout=5)
+        requests.get(f"{server.url}/{name}", timeout=20)
+        requests.request(method, page, timeout=20)
 
     ask("first", "FIRST")
     before = scrape(server)
@@ -380,14 +380,14 @@ def test_status_as_a_table(server: Server) -> None:
     server.wait_for("m", "ready")
     server.wait_for("bad", "failed")
     page = f"http://127.0.0.1:{server.admin_port}/status"
-    answer = requests.get(page, headers={"Accept": "text/html,*/*;q=0.8"}, timeout=5)
+    answer = requests.get(page, headers={"Accept": "text/html,*/*;q=0.8"}, timeout=20)
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     first, _, head, good, bad, _, reason = answer.text.splitlines()
     assert re.fullmatch(r"ready, generation \d+, up \d+ s", first)
     assert head.split() == ["MODEL", "VERSION", "PHASE", "MIB", "SERVING"]
     assert (good.split()[:3], bad.split()[:3]) == (["m", "1", "ready"], ["bad", "2", "failed"])
     assert reason.startswith("bad 2: bad/2/model.pkl cannot be loaded")
-    assert requests.get(page, timeout=5).json()["ready"] is True
+    assert requests.get(page, timeout=20).json()["ready"] is True
 
 
 def test_the_table_tells_what_is_wrong_with_models_yaml() -> None:

@@ -230,7 +230,7 @@ def test_the_document_follows_the_models(server: Server) -> None:
 
 
 def document(server: Server) -> dict[str, Any]:
-    answer = requests.get(f"{server.url}/openapi.json", timeout=5)
+    answer = requests.get(f"{server.url}/openapi.json", timeout=20)
     assert answer.status_code == 200
     return dict(answer.json())
 
@@ -238,8 +238,8 @@ def document(server: Server) -> dict[str, Any]:
 def test_it_is_revalidated_not_sent_again(filled: Server) -> None:
     """Who has it already is answered with 304."""
     url = f"{filled.url}/openapi.json"
-    first = requests.get(url, timeout=5)
-    again = requests.get(url, headers={"If-None-Match": first.headers["ETag"]}, timeout=5)
+    first = requests.get(url, timeout=20)
+    again = requests.get(url, headers={"If-None-Match": first.headers["ETag"]}, timeout=20)
     assert (again.status_code, again.content, first.headers["Cache-Control"]) == (304, b"", "no-cache")
 
 
@@ -261,10 +261,10 @@ def test_with_access_restricted_it_says_so(server: Server, tmp_path: Path) -> No
     fill(server)
     server.start(access="tokens", tokens_file=str(tmp_path / "tokens"))
     server.wait_for("free", "ready")
-    refused = requests.get(f"{server.url}/openapi.json", timeout=5)
+    refused = requests.get(f"{server.url}/openapi.json", timeout=20)
     assert (refused.status_code, "digits" in refused.text) == (401, False)
     bearer = {"Authorization": f"Bearer {token}"}
-    described = requests.get(f"{server.url}/openapi.json", headers=bearer, timeout=5).json()
+    described = requests.get(f"{server.url}/openapi.json", headers=bearer, timeout=20).json()
     gets = {path: item["get"] for path, item in described["paths"].items() if "get" in item}
     assert {path for path, get in gets.items() if {"token": []} not in get.get("security", [])} == OPEN_PATHS
     (tmp_path / "schemathesis.toml").write_text(f'seed = 5\nheaders = {{ Authorization = "Bearer {token}" }}\n')

@@ -49,7 +49,7 @@ def test_errors_of_the_short_forms_say_more(speaker: Server) -> None:
 
 def test_pages_say_what_the_default_model_lets_them(speaker: Server) -> None:
     """A text is answered as plain text, an object as JSON, once the model can answer."""
-    home, health = (requests.get(f"{speaker.url}{path}", timeout=5) for path in ("/", "/healthz"))
+    home, health = (requests.get(f"{speaker.url}{path}", timeout=20) for path in ("/", "/healthz"))
     assert (home.status_code, home.text, home.headers["Content-Type"]) == (
         200,
         "I'M ALIVE!",
@@ -63,10 +63,10 @@ def test_pages_say_nothing_else_before_the_model_can_answer(server: Server) -> N
     server.desire(("m", "1"))
     server.start()
     server.wait_for("m", "waiting")
-    home, health = (requests.get(f"{server.url}{path}", timeout=5) for path in ("/", "/healthz"))
+    home, health = (requests.get(f"{server.url}{path}", timeout=20) for path in ("/", "/healthz"))
     assert (home.status_code, home.json()["models"][0]["phase"]) == (200, "waiting")
     assert health.status_code == 503
     write_bundle(server.volume / "m" / ".staging" / "1", Doubler(), CONFIG)
     (server.volume / "m" / ".staging" / "1").rename(server.volume / "m" / "1")
     server.wait_for("m", "ready")
-    assert requests.get(f"{server.url}/", timeout=5).text == "I'M ALIVE!"
+    assert requests.get(f"{server.url}/", timeout=20).text == "I'M ALIVE!"

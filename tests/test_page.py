@@ -71,12 +71,12 @@ def test_it_is_small_and_closed(filled: Server) -> None:
     """It has less than 30 KB, may load nothing from elsewhere, and is sent again only where it has changed."""
     sizes = []
     for path, file in page_files.FILES.items():
-        first = requests.get(filled.url + path, timeout=5)
+        first = requests.get(filled.url + path, timeout=20)
         assert first.content == file.content
         assert first.headers["Content-Type"].startswith(file.media_type)
         assert "default-src 'none'; script-src 'self'" in first.headers["Content-Security-Policy"]
         assert first.headers["Cache-Control"] == "no-cache"
-        again = requests.get(filled.url + path, headers={"If-None-Match": first.headers["ETag"]}, timeout=5)
+        again = requests.get(filled.url + path, headers={"If-None-Match": first.headers["ETag"]}, timeout=20)
         assert again.status_code == 304
         sizes.append(len(first.content))
         assert b"://" not in first.content

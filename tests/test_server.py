@@ -64,13 +64,13 @@ def test_phases_and_bytes_are_told_from_the_first_second(server: Server) -> None
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
     assert answer.json() == {"error": "model m version 1 is syncing: 5 of 10 bytes"}
-    assert requests.get(f"{server.url}/healthz", timeout=5).status_code == 503
+    assert requests.get(f"{server.url}/healthz", timeout=20).status_code == 503
     write_sync_status(server.volume, "m", "1", SyncStatus("failed", reason="the bucket is empty"))
     assert server.wait_for("m", "failed")["reason"] == "the bucket is empty"
     put(server, "m", "1", Doubler())
     server.wait_for("m", "ready")
     assert server.admin("/readyz").status_code == 200
-    assert requests.get(f"{server.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{server.url}/healthz", timeout=20).status_code == 200
     assert server.post("/v1/models/m:predict", json={"instances": [1, 2]}).json() == {"predictions": [2.0, 4.0]}
 
 
@@ -92,15 +92,15 @@ def test_every_form_of_request_is_answered(server: Server) -> None:
     assert server.post("/v1/models/m/versions/1:predict", json={"instances": [[1, 2]]}).status_code == 200
     assert server.post("/predict", json={"x": [1, 2]}).json() == {"double": [2.0, 4.0]}
     assert server.post("/prediction", json={"instances": [[1, 2]]}).json() == {"doubles": [[2.0, 4.0]]}
-    described = requests.get(f"{server.url}/v2/models/m", timeout=5).json()
+    described = requests.get(f"{server.url}/v2/models/m", timeout=20).json()
     assert described["versions"] == ["1"]
     assert described["inputs"] == [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}]
-    assert requests.get(f"{server.url}/v2/models/m/versions/1/ready", timeout=5).json()["ready"] is True
-    assert requests.get(f"{server.url}/v2/health/live", timeout=5).json() == {"live": True}
-    assert requests.get(f"{server.url}/v2/health/ready", timeout=5).json() == {"ready": True}
-    status = requests.get(f"{server.url}/v1/models/m", timeout=5).json()["model_version_status"]
+    assert requests.get(f"{server.url}/v2/models/m/versions/1/ready", timeout=20).json()["ready"] is True
+    assert requests.get(f"{server.url}/v2/health/live", timeout=20).json() == {"live": True}
+    assert requests.get(f"{server.url}/v2/health/ready", timeout=20).json() == {"ready": True}
+    status = requests.get(f"{server.url}/v1/models/m", timeout=20).json()["model_version_status"]
     assert status == [{"version": "1", "state": "AVAILABLE", "status": {}}]
-    assert requests.get(f"{server.url}/", timeout=5).json()["models"][0]["phase"] == "ready"
+    assert requests.get(f"{server.url}/", timeout=20).json()["models"][0]["phase"] == "ready"
     identified = server.post("/predict", json={"x": [1, 2]}, headers={"X-Request-Id": "mine"})
     assert identified.headers["X-Request-Id"] == "mine"
 
@@ -167,7 +167,7 @@ def test_bad_requests_are_answered_with_a_sentence_and_no_traceback(server: Serv
     ask(405, "not allowed", page, "GET")
     ask(413, "at most 10485760", data=b"x" * 10_485_761)
     ask(413, "more than 10485760", data=iter([b"x" * 1_048_576] * 11))  # chunked: no length is announced
-    assert requests.delete(page, timeout=5).headers["Allow"]
+    assert requests.delete(page, timeout=20).headers["Allow"]
     assert server.post("/v1/models/m:predict", json={"instances": [[1, 2]]}).status_code == 200
 
 
@@ -287,7 +287,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(server: Serv
     assert server.log.read_text().count("generation-failed") == 1
     assert server.admin("/readyz").status_code == 200
     assert server.post("/predict", json={"instance": 1}).json() == {"prediction": 1.0}
-    status = requests.get(f"{server.url}/v1/models/m", timeout=5).json()["model_version_status"]
+    status = requests.get(f"{server.url}/v1/models/m", timeout=20).json()["model_version_status"]
     assert [(version["version"], version["state"]) for version in status] == [("2", "END"), ("1", "AVAILABLE")]
     put(server, "m", "3", Doubler(3))
     server.desire(("m", "3"))
