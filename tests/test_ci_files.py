@@ -61,10 +61,12 @@ GCLOUD = """#!/bin/bash
 echo "gcloud $*" >>"$ASKED"
 case $* in *print-access-token) echo a-token ;; esac
 """
+# It reads what it is given before it writes: what gives it writes a line of its own meanwhile.
 HELM = """#!/bin/bash
-echo "helm $*" >>"$ASKED"
+[ "$1" != registry ] || given=$'\\n'$(cat)
+echo "helm $*$given" >>"$ASKED"
 case $1 in
-registry) cat >>"$ASKED" ;;
+registry) ;;
 push) [ -f "$2" ] ;;
 pull) exit 1 ;;
 upgrade) shift 2; exec "$REAL_HELM" template --kube-version 1.34.0 "$@" ;;
