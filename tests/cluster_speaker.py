@@ -80,7 +80,7 @@ def values_of_a_small_release(**more: Any) -> dict[str, Any]:
         "sync": {"resources": {"requests": {"cpu": "10m"}}},
         "storage": {"size": "1Gi", "keep": False},
         "resources": {"requests": {"cpu": "10m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
-        "server": {"drainSeconds": 10, "preStopSeconds": 3},
+        "server": {"drainSeconds": 10, "preStopSeconds": 6},  # a busy node hears of it after seconds
     }
     return merged(values_for_the_bucket(), small, more)
 
