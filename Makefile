@@ -33,7 +33,7 @@ demo: venv ## publish, sync, serve and swap a model on this machine; ONCE=1 ends
 	$(bin)/python examples/digits/demo.py $(if $(ONCE),--once)
 
 .PHONY: test
-test: venv ## every test that needs no cluster, no image and no gigabytes, on all cores
+test: venv ## every test that needs no cluster, no image and no gigabytes, on up to 8 cores
 	$(bin)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: test-cluster
